@@ -1,0 +1,1 @@
+//! What every daemon needs: logs, signals, and the health and metrics port.

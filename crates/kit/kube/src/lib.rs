@@ -1,0 +1,1 @@
+//! Controller plumbing: leader election, events, work queues, client set-up.

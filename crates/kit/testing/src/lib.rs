@@ -1,0 +1,1 @@
+//! Test support: scratch directories, child processes, leak checks.

@@ -1,0 +1,1 @@
+//! The control loops that the lab runs beside its API server.

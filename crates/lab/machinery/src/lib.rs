@@ -1,0 +1,1 @@
+//! API machinery without I/O: patches, server-side apply, selectors, tables.

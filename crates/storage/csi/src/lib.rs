@@ -1,0 +1,1 @@
+//! The SDK for Container Storage Interface plugins and clients.

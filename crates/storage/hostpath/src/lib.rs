@@ -1,0 +1,1 @@
+//! A CSI driver that keeps volumes in a directory of the node.

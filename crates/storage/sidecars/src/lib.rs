@@ -1,0 +1,1 @@
+//! The Kubernetes side of CSI: the controllers that drive a plugin from API objects.

@@ -1,0 +1,3 @@
+//! A complete CSI driver in one short file.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Development tasks: regenerates committed generated code and data.
+
+fn main() {}
