@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Runs every test, then looks for anything that a test left behind on this machine.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/outrigger-test.XXXXXX")
+trap 'rm -rf "$tmp"' EXIT
+
+# One line for each mount, each loop device with its file, and each process of ours.
+inventory() {
+    awk '{print "mount " $5}' /proc/self/mountinfo | sort
+    for loop in /sys/block/loop*/loop/backing_file; do
+        [ -e "$loop" ] && echo "loop $(dirname "$(dirname "$loop")" | xargs basename) $(cat "$loop")"
+    done | sort
+    for exe in /proc/[0-9]*/exe; do
+        target=$(readlink "$exe" 2>/dev/null) || continue
+        case $target in "$PWD"/target/*) echo "process ${exe//[!0-9]/} $target" ;; esac
+    done | sort
+    find "$tmp" -mindepth 1 | sed 's/^/file /' | sort
+}
+
+inventory > "$tmp.before"
+trap 'rm -rf "$tmp" "$tmp.before" "$tmp.after"' EXIT
+
+echo "==> building the tests and the command"
+cargo build --locked --quiet -p outrigger
+status=0
+echo "==> running the tests"
+TMPDIR=$tmp cargo nextest run --locked --workspace || status=$?
+echo "==> running the documentation's examples"
+TMPDIR=$tmp cargo test --locked --workspace --doc --quiet > "$tmp.doc" 2>&1 || { status=$?; cat "$tmp.doc"; }
+rm -f "$tmp.doc"
+
+inventory > "$tmp.after"
+if ! diff -u "$tmp.before" "$tmp.after" > "$tmp.diff"; then
+    echo "the tests left something behind:" >&2
+    cat "$tmp.diff" >&2
+    rm -f "$tmp.diff"
+    exit 1
+fi
+rm -f "$tmp.diff"
+[ "$status" = 0 ] && echo "==> all passed, nothing left behind"
+exit "$status"
