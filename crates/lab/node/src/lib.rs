@@ -1,0 +1,1 @@
+//! The lab's node: what the kubelet does at the extension points.
