@@ -1,1 +1,17 @@
-//! The kernel interfaces that need unsafe code or raw ioctls: loop devices and mounts.
+//! Kernel interfaces that need raw system calls: loop devices, mounts, the mount table, file system usage.
+//!
+//! This is the only crate of the workspace in which `unsafe` is allowed. What it holds of it are the `ioctl`s of the loop
+//! driver, one system call a function, each wrapped so that callers see paths, numbers and [`Error`]s only. Everything
+//! else goes through `rustix`.
+//!
+//! Nothing here keeps state: the kernel is asked each time, because other programs (and earlier runs of the caller)
+//! attach devices and mount file systems too.
+
+mod error;
+mod filesystem;
+pub mod loopdev;
+pub mod mount;
+pub mod mountinfo;
+
+pub use error::Error;
+pub use filesystem::{Usage, block_device_size, sync_filesystem, usage};
