@@ -1,1 +1,21 @@
 //! The SDK for Container Storage Interface plugins and clients.
+
+mod capability;
+pub mod driver;
+mod error;
+mod page;
+mod plugin;
+pub mod proto;
+
+pub use capability::{
+    Capabilities, Capability, ControllerCapability, GroupControllerCapability, NodeCapability,
+    PluginService, VolumeExpansion,
+};
+pub use driver::{
+    Controller, CreateDeleteSnapshot, CreateDeleteVolume, ExpandVolume, GetCapacity, GetSnapshot,
+    GetVolume, GroupController, Identity, ListSnapshots, ListVolumes, MetadataStream, ModifyVolume,
+    Node, NodeExpandVolume, PublishVolume, SnapshotMetadata, StageVolume, VolumeStats,
+};
+pub use error::Error;
+pub use page::{Listing, Page};
+pub use plugin::{Plugin, StartError};

@@ -1,0 +1,39 @@
+//! Messages, clients and servers of `csi.v1`, generated from `proto/csi.proto`, and their descriptors.
+
+use std::sync::LazyLock;
+
+use prost_reflect::DescriptorPool;
+
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated code; the documentation is the comments of csi.proto"
+)]
+mod generated {
+    include!("proto/csi.v1.rs");
+}
+pub use generated::*;
+
+/// The `FileDescriptorSet` of csi.proto and its imports, with all custom options (`csi_secret`, `alpha_*`).
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("proto/csi.v1.bin");
+
+/// The descriptors, parsed once.
+pub fn descriptor_pool() -> &'static DescriptorPool {
+    static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+        DescriptorPool::decode(FILE_DESCRIPTOR_SET)
+            .expect("the committed descriptor set is well-formed")
+    });
+    &POOL
+}
+
+/// How `Debug` shows a field of secrets: whether it is empty, and no more.
+struct Stripped(bool);
+
+impl std::fmt::Debug for Stripped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0 { "{}" } else { "***stripped***" })
+    }
+}
