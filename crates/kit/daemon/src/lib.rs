@@ -1,1 +1,17 @@
 //! What every daemon needs: logs, signals, and the health and metrics port.
+//!
+//! - [`LogOptions`] and [`init_logs`]: text on a terminal, JSON otherwise, with the verbosity numbers of klog.
+//! - [`Shutdown`]: the first SIGTERM or SIGINT asks for a clean end, the second one ends at once.
+//! - [`Metrics`]: one registry for the process, as Prometheus text.
+//! - [`HttpEndpoint`]: `/metrics`, `/healthz` and `/readyz` on one port.
+
+mod http;
+mod logs;
+mod metrics;
+mod process;
+mod shutdown;
+
+pub use http::{EndpointError, Health, HttpEndpoint};
+pub use logs::{LogFormat, LogOptions, init_logs};
+pub use metrics::Metrics;
+pub use shutdown::Shutdown;
