@@ -1,0 +1,68 @@
+//! `outrigger csi`: calls a plugin by hand.
+
+use std::io::{Read as _, Write as _};
+
+use anyhow::{Context as _, Result, bail};
+use outrigger_csi::{Client, call_json, request_template, rpc_names};
+use outrigger_rpc::Endpoint;
+
+use crate::cli::CsiArgs;
+use crate::lab::layout::Layout;
+
+pub(crate) async fn run(args: CsiArgs) -> Result<()> {
+    let Some(rpc) = &args.rpc else { return list() };
+    if args.template {
+        return print(&request_template(rpc)?);
+    }
+    let request = request(&args)?;
+    let endpoint = endpoint(&args)?;
+    let client = Client::connect(&endpoint, args.timeout)
+        .await
+        .with_context(|| format!("cannot reach a CSI plugin at {endpoint}; is it running? (--endpoint says where)"))?;
+    let answer = tokio::time::timeout(args.timeout, call_json(&client, rpc, &request))
+        .await
+        .with_context(|| format!("{rpc}: no answer within {:?} (--timeout sets the limit)", args.timeout))??;
+    print(&answer)
+}
+
+/// Every RPC under its service, as it is written on the command line.
+fn list() -> Result<()> {
+    let mut text = String::new();
+    let mut service = "";
+    for rpc in rpc_names() {
+        if rpc.service != service {
+            service = rpc.service;
+            text.push_str(&format!("{}{service}\n", if text.is_empty() { "" } else { "\n" }));
+        }
+        text.push_str(&format!("  {}\n", rpc.command));
+    }
+    print(text.trim_end())
+}
+
+fn request(args: &CsiArgs) -> Result<String> {
+    Ok(match (&args.file, args.request.as_deref()) {
+        (Some(file), _) => fs_err::read_to_string(file)?,
+        (None, Some("-")) => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("cannot read the request from standard input")?;
+            text
+        }
+        (None, Some(text)) => text.to_owned(),
+        (None, None) => "{}".to_owned(),
+    })
+}
+
+fn endpoint(args: &CsiArgs) -> Result<Endpoint> {
+    if let Some(endpoint) = &args.endpoint {
+        return endpoint.parse().with_context(|| format!("--endpoint {endpoint:?}"));
+    }
+    let socket = Layout::choose(&args.lab)?.driver_socket();
+    if !socket.exists() {
+        bail!("no lab runs here ({} is missing); name the plugin's socket with --endpoint", socket.display());
+    }
+    socket.to_str().context("the lab's directory is not valid UTF-8")?.parse().context("the lab's driver socket")
+}
+
+fn print(text: &str) -> Result<()> {
+    writeln!(std::io::stdout().lock(), "{text}").context("cannot write to standard output")
+}

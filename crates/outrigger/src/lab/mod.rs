@@ -1,0 +1,232 @@
+//! `outrigger lab`: the embedded control plane, from start to clean end.
+
+pub(crate) mod addons;
+pub(crate) mod cleanup;
+pub(crate) mod layout;
+mod run;
+pub(crate) mod supervisor;
+
+use std::io::Write as _;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use outrigger_daemon::Shutdown;
+use rustix::process::Signal;
+use tokio::net::UnixDatagram;
+
+use crate::Outcome;
+use crate::cli::{LabCommand, LabDown, LabReset, LabStatus, LabUp};
+use layout::{Layout, ProcessId, Record};
+
+/// Tells a lab in the background that it has a terminal no more.
+const DETACHED: &str = "OUTRIGGER_DETACHED";
+
+pub(crate) async fn run(command: LabCommand) -> Result<Outcome> {
+    match command {
+        LabCommand::Up(up) => up_command(up).await,
+        LabCommand::Down(args) => {
+            let layout = Layout::choose(&args.dir)?;
+            say(if down(&layout, &args).await? { "the lab is down" } else { "no lab was running" })
+        }
+        LabCommand::Status(args) => status(&args),
+        LabCommand::Reset(args) => reset(&args).await,
+        LabCommand::Kubeconfig(dir) => {
+            let layout = Layout::choose(&dir)?;
+            let path = layout.kubeconfig();
+            if !path.exists() {
+                bail!("there is no kubeconfig in {}; start a lab with `outrigger lab up`", layout.root().display());
+            }
+            say(&path.display().to_string())
+        }
+    }
+}
+
+async fn up_command(up: LabUp) -> Result<Outcome> {
+    let layout = Layout::choose(&up.dir)?;
+    if let Some(record) = layout.running()? {
+        if up.foreground {
+            bail!("a lab runs in {} already (pid {})", layout.root().display(), record.process.pid);
+        }
+        return say(&summary(&layout, &record));
+    }
+    if !up.bare && !rustix::process::geteuid().is_root() {
+        bail!("the storage driver mounts volumes, which needs root; run this with sudo, or `lab up --bare` without plugins");
+    }
+    if !up.listen.ip().is_loopback() {
+        bail!("--listen {}: the lab serves on loopback addresses only, such as 127.0.0.1:7443", up.listen);
+    }
+    if up.foreground {
+        if std::env::var_os(DETACHED).is_some() {
+            rustix::process::setsid().context("cannot leave the terminal")?;
+        }
+        let shutdown = Shutdown::on_signals().context("cannot listen for signals")?;
+        run::run(&up, &layout, shutdown).await?;
+        return Ok(Outcome::Done);
+    }
+    detach(&up, &layout).await?;
+    let record = layout.running()?.context("the lab ended right after it was ready; see `outrigger lab status`")?;
+    say(&summary(&layout, &record))
+}
+
+/// Starts this very command in the background and waits until it says that it is ready.
+async fn detach(up: &LabUp, layout: &Layout) -> Result<()> {
+    layout.create()?;
+    let scratch = layout.root().join(format!(".up-{}.notify", std::process::id()));
+    let socket = UnixDatagram::bind(&scratch).with_context(|| format!("cannot bind {}", scratch.display()))?;
+    let outcome = detach_with(up, layout, &scratch, &socket).await;
+    let _ = fs_err::remove_file(&scratch);
+    outcome
+}
+
+async fn detach_with(up: &LabUp, layout: &Layout, scratch: &std::path::Path, socket: &UnixDatagram) -> Result<()> {
+    let log_path = layout.log("lab");
+    let log = fs_err::OpenOptions::new().create(true).append(true).open(&log_path)?.into_parts().0;
+    let mut arguments: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
+    arguments.push("--foreground".into());
+    let executable = std::env::current_exe().context("cannot tell which executable this is")?;
+    let mut child = tokio::process::Command::new(executable)
+        .args(arguments)
+        .env(DETACHED, "1")
+        .env("NOTIFY_SOCKET", scratch)
+        .env("OUTRIGGER_LAB_DIR", layout.root())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context("cannot start the lab's process")?;
+    let interrupted = Shutdown::on_signals().context("cannot listen for signals")?;
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+    let stop = async |child: &mut tokio::process::Child| {
+        if let Some(process) = pid.and_then(|pid| ProcessId::of(pid).ok()) {
+            process.signal(Signal::TERM);
+        }
+        let _ = tokio::time::timeout(Duration::from_secs(20), child.wait()).await;
+    };
+    let mut message = [0; 256];
+    loop {
+        tokio::select! {
+            status = child.wait() => bail!(
+                "the lab did not start ({}); the end of its log, {}:\n{}",
+                status.map_or_else(|error| error.to_string(), |status| status.to_string()),
+                log_path.display(),
+                supervisor::tail(&log_path, 15),
+            ),
+            received = socket.recv(&mut message) => {
+                let length = received.context("cannot hear from the lab")?;
+                if message[..length].starts_with(b"READY=1") {
+                    return Ok(());
+                }
+            }
+            () = tokio::time::sleep(up.timeout) => {
+                stop(&mut child).await;
+                bail!("the lab was not ready within {:?}; the end of its log, {}:\n{}",
+                    up.timeout, log_path.display(), supervisor::tail(&log_path, 15));
+            }
+            () = interrupted.cancelled() => {
+                stop(&mut child).await;
+                bail!("interrupted; the lab is stopped again");
+            }
+        }
+    }
+}
+
+/// Stops the lab if it runs, and releases whatever it, or one that was killed, left mounted or attached.
+async fn down(layout: &Layout, args: &LabDown) -> Result<bool> {
+    let running = layout.running()?;
+    if let Some(record) = &running {
+        record.process.signal(Signal::TERM);
+        if !gone(record.process, args.timeout).await {
+            record.process.signal(Signal::KILL);
+            gone(record.process, Duration::from_secs(5)).await;
+        }
+        // Children end with the lab even when it is killed; make sure before their mounts are taken away.
+        for child in &record.children {
+            if !gone(child.process, Duration::from_secs(5)).await {
+                child.process.signal(Signal::KILL);
+                gone(child.process, Duration::from_secs(5)).await;
+            }
+        }
+    }
+    if layout.root().exists() {
+        cleanup::release(layout)?;
+        layout.remove_record()?;
+    }
+    Ok(running.is_some())
+}
+
+/// Waits for the end of a process that need not be a child of this one; false if `patience` ran out.
+async fn gone(process: ProcessId, patience: Duration) -> bool {
+    let Some(pid) = rustix::process::Pid::from_raw(process.pid) else { return true };
+    // A pidfd becomes readable at the process's end; it is opened before the check, so the number cannot change hands.
+    let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { return true };
+    if !process.is_alive() {
+        return true;
+    }
+    let Ok(pidfd) = tokio::io::unix::AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE) else { return false };
+    tokio::time::timeout(patience, pidfd.readable()).await.is_ok()
+}
+
+fn status(args: &LabStatus) -> Result<Outcome> {
+    let layout = Layout::choose(&args.dir)?;
+    let Some(record) = layout.running()? else {
+        if args.json {
+            say("null")?;
+        } else {
+            say(&format!("no lab runs in {}", layout.root().display()))?;
+        }
+        return Ok(Outcome::NotRunning);
+    };
+    if args.json { say(&serde_json::to_string_pretty(&record)?) } else { say(&summary(&layout, &record)) }
+}
+
+async fn reset(args: &LabReset) -> Result<Outcome> {
+    let layout = Layout::choose(&args.down.dir)?;
+    let root = layout.root();
+    if !root.exists() {
+        return say(&format!("there is nothing in {}", root.display()));
+    }
+    // A wrong --dir must not cost anybody their files: only a directory that looks like a lab's is deleted.
+    let known = ["lab.json", "kubeconfig", "server", "plugins", "csi-data", "logs"];
+    let foreign: Vec<String> = fs_err::read_dir(root)?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| !known.contains(&name.as_str()) && !(name.starts_with('.') && name.ends_with(".notify")))
+        .collect();
+    if !foreign.is_empty() {
+        bail!("{} holds things that are not the lab's ({}); nothing was deleted", root.display(), foreign.join(", "));
+    }
+    if !args.yes {
+        bail!("this deletes the lab in {} with all its objects and volumes; say --yes to do it", root.display());
+    }
+    down(&layout, &args.down).await?;
+    fs_err::remove_dir_all(root)?;
+    say(&format!("{} is deleted", root.display()))
+}
+
+fn summary(layout: &Layout, record: &Record) -> String {
+    let mut text = format!(
+        "the lab {} at https://{} since {} (pid {})\n  directory   {}\n  kubeconfig  {}",
+        if record.ready { "runs" } else { "is starting" },
+        record.address,
+        record.started,
+        record.process.pid,
+        layout.root().display(),
+        layout.kubeconfig().display(),
+    );
+    for child in &record.children {
+        let state = if child.process.is_alive() { "runs" } else { "is down" };
+        let restarts = if child.restarts == 0 { String::new() } else { format!(", restarted {} times", child.restarts) };
+        text.push_str(&format!(
+            "\n  {:<11} {state} (pid {}{restarts}), log {}",
+            child.name,
+            child.process.pid,
+            layout.log(&child.name).display()
+        ));
+    }
+    text
+}
+
+fn say(text: &str) -> Result<Outcome> {
+    writeln!(std::io::stdout().lock(), "{text}").context("cannot write to standard output")?;
+    Ok(Outcome::Done)
+}
