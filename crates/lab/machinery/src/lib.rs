@@ -11,11 +11,17 @@
 //! | [`duration`], [`time`] | human ages, RFC 3339 stamps |
 //! | [`selector`] | label and field selectors |
 //! | [`json`], [`merge`], [`strategic`] | the three patch formats |
-//! | [`table`] | server-side printing (`meta.k8s.io/v1 Table`) |
-//! | [`managed`] | field ownership and server-side apply |
+//! | `table` | server-side printing (`meta.k8s.io/v1 Table`) |
+//! | `managed` | field ownership and server-side apply |
 
 pub mod duration;
+pub mod json;
+pub mod merge;
 pub mod names;
+mod patch;
 pub mod quantity;
 pub mod selector;
+pub mod strategic;
 pub mod time;
+
+pub use patch::PatchError;
