@@ -1,1 +1,10 @@
 //! The Kubernetes side of CSI: the controllers that drive a plugin from API objects.
+//!
+//! One process runs them all, over one set of watches. So far there is the [`provisioner`], which makes and deletes volumes
+//! for claims.
+
+mod options;
+pub mod provisioner;
+pub mod quantity;
+
+pub use options::Options;
