@@ -85,7 +85,11 @@ impl Ceiling {
     /// Writes and syncs a new mark. Costs one sync.
     pub(crate) fn set(&mut self, mark: Mark) -> Result<(), Error> {
         let sequence = self.sequence + 1;
-        let at = if sequence % 2 == 0 { 0 } else { STRIDE as u64 };
+        let at = if sequence.is_multiple_of(2) {
+            0
+        } else {
+            STRIDE as u64
+        };
         self.file
             .seek(SeekFrom::Start(at))
             .and_then(|_| self.file.write_all(&encode(sequence, mark)))

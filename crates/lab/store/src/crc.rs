@@ -43,18 +43,15 @@ pub(crate) fn crc32c(crc: u32, data: &[u8]) -> u32 {
     let mut crc = !crc;
     let mut steps = data.chunks_exact(8);
     for step in &mut steps {
-        let [a, b, c, d, e, f, g, h] = *step else {
-            unreachable!("chunks of eight")
-        };
-        let [p, q, r, s] = (crc ^ u32::from_le_bytes([a, b, c, d])).to_le_bytes();
-        crc = TABLES[7][usize::from(p)]
-            ^ TABLES[6][usize::from(q)]
-            ^ TABLES[5][usize::from(r)]
-            ^ TABLES[4][usize::from(s)]
-            ^ TABLES[3][usize::from(e)]
-            ^ TABLES[2][usize::from(f)]
-            ^ TABLES[1][usize::from(g)]
-            ^ TABLES[0][usize::from(h)];
+        let (low, high) = step.split_at(4);
+        let mut mixed = crc.to_le_bytes();
+        for (mixed, byte) in mixed.iter_mut().zip(low) {
+            *mixed ^= byte;
+        }
+        crc = 0;
+        for (byte, table) in mixed.iter().chain(high).zip(TABLES.iter().rev()) {
+            crc ^= table[usize::from(*byte)];
+        }
     }
     for byte in steps.remainder() {
         let [low, ..] = crc.to_le_bytes();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::ceiling::{Ceiling, Mark};
-use crate::frame::Record;
+use crate::frame::{Kind, Record};
 use crate::replay::{self, Loaded, Sealed};
 use crate::segment::{self, Header, Segment};
 use crate::state::State;
@@ -20,6 +20,8 @@ pub(crate) struct Disk {
     dir: PathBuf,
     ceiling: Ceiling,
     segment: Segment,
+    /// Its first revision.
+    first: Revision,
     sealed: Vec<Sealed>,
     snapshot: Option<(Revision, u64)>,
     buffer: Vec<u8>,
@@ -33,7 +35,7 @@ impl Disk {
     pub(crate) fn open(dir: &Path, history: usize) -> Result<(Self, State), Error> {
         fs_err::create_dir_all(dir).map_err(Error::io("open store"))?;
         let lock = lock(dir)?;
-        let (ceiling, mark) = Ceiling::open(dir)?;
+        let (mut ceiling, mark) = Ceiling::open(dir)?;
         let Loaded {
             mut state,
             sealed,
@@ -54,39 +56,52 @@ impl Disk {
                 );
                 return Err(Error::Corrupt { file, offset, what });
             }
-            Some(Mark { clean: true, .. }) => {}
             Some(Mark {
                 ceiling,
                 clean: false,
             }) => state.skip(ceiling.max(replayed) + 1),
             // Without the file nothing is known of what was used.
             None if !sealed.is_empty() || snapshot.is_some() => state.skip(replayed + BLOCK + 1),
-            None => {}
+            Some(Mark { clean: true, .. }) | None => {}
         }
-        let header = Header {
-            previous: replayed,
-            first: state.revision() + 1,
-        };
-        // The newest file may be one in which nothing was written yet.
+        // From here on this is an unclean stop, if it is one, whatever has happened to the log.
+        ceiling.set(Mark {
+            ceiling: state.revision() + BLOCK,
+            clean: false,
+        })?;
+        let first = state.revision() + 1;
+        // The newest file may be one in which nothing was changed yet.
         let mut sealed = sealed;
-        if let Some(last) = sealed.pop_if(|last| last.path == segment::path(dir, header.first)) {
+        if let Some(last) = sealed.pop_if(|last| last.path == segment::path(dir, first)) {
             fs_err::remove_file(&last.path).map_err(Error::io("remove empty log file"))?;
         }
-        let segment = Segment::create(dir, header)?;
+        let base = snapshot.map_or(replay::EMPTY, |(revision, _)| revision);
+        let previous = sealed.last().map_or(base, |last| last.last);
+        let segment = Segment::create(dir, Header { previous, first })?;
         let mut disk = Self {
             dir: dir.into(),
             ceiling,
             segment,
+            first,
             sealed,
             snapshot,
             buffer: Vec::new(),
             failed: None,
             _lock: lock,
         };
-        disk.ceiling.set(Mark {
-            ceiling: state.revision() + BLOCK,
-            clean: false,
-        })?;
+        // It may have been noted in a file that is gone.
+        if state.floor() > base {
+            disk.append(
+                Record {
+                    kind: Kind::Compact,
+                    number: state.floor(),
+                    second: 0,
+                    key: "",
+                    value: &[],
+                },
+                None,
+            )?;
+        }
         Ok((disk, state))
     }
 
@@ -140,6 +155,9 @@ impl Disk {
     /// Continues in a new file after `revision`. The present file is synced first, so that a later file never
     /// survives an earlier one.
     pub(crate) fn rotate(&mut self, revision: Revision) -> Result<(), Error> {
+        if revision < self.first {
+            return Ok(()); // No change is in it yet, so a new file would have the same name.
+        }
         self.segment
             .file
             .sync_data()
@@ -152,6 +170,7 @@ impl Disk {
                 first: revision + 1,
             },
         )?;
+        self.first = revision + 1;
         let done = std::mem::replace(&mut self.segment, next);
         self.sealed.push(Sealed {
             path: done.path,

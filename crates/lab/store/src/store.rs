@@ -345,6 +345,7 @@ impl Store {
 
     /// An independent store in memory with the same content, history and revision. Costs a copy of pointers: keys
     /// and values are shared.
+    #[must_use]
     pub fn fork(&self) -> Self {
         let state = self.shared().read_state().fork();
         Self::start(state, None, Durability::Memory, self.shared().segment)
