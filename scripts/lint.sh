@@ -11,6 +11,7 @@ cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 
 echo "==> dependency rules"
 cargo run --locked --quiet -p xtask -- check
+cargo run --locked --quiet -p xtask -- rules
 
 if command -v shellcheck >/dev/null 2>&1; then
     echo "==> shell scripts"

@@ -2,8 +2,10 @@
 //!
 //! `xtask generate [name]` rewrites committed generated files, all of them or those of one generator;
 //! `xtask check [name]` fails if a committed file differs from what its generator makes. The same check is a test.
+//! `xtask rules` checks who may depend on whom, licences and bans; a test as well.
 
 mod csi;
+mod rules;
 
 use std::path::{Path, PathBuf};
 
@@ -22,12 +24,13 @@ type Generator = fn() -> Result<Vec<Output>>;
 /// Every generator by the name that the command line knows.
 const GENERATORS: &[(&str, Generator)] = &[("csi", csi::outputs)];
 
-const USAGE: &str = "usage: xtask generate|check [name]; without a name, all generators";
+const USAGE: &str = "usage: xtask generate|check [name] (without a name, all generators), or xtask rules";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (act, name): (fn(&Output) -> Result<()>, _) =
         match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["rules"] => return rules::check(),
             ["generate"] => (write, None),
             ["generate", name] => (write, Some(name)),
             ["check"] => (compare, None),
