@@ -1,11 +1,15 @@
 //! The SDK for Container Storage Interface plugins and clients.
 
 mod capability;
+mod check;
 pub mod driver;
 mod error;
+mod lock;
 mod page;
 mod plugin;
 pub mod proto;
+mod server;
+mod services;
 
 pub use capability::{
     Capabilities, Capability, ControllerCapability, GroupControllerCapability, NodeCapability,
@@ -19,3 +23,4 @@ pub use driver::{
 pub use error::Error;
 pub use page::{Listing, Page};
 pub use plugin::{Plugin, StartError};
+pub use server::ServeError;

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use outrigger_rpc::Observer;
+
 use crate::capability::{
     Capabilities, ControllerCapability, GroupControllerCapability, NodeCapability, PluginService,
     VolumeExpansion,
 };
-use crate::driver;
 use crate::page::{MAX_MAP, MAX_STRING};
+use crate::{driver, proto};
 
 /// Implementations by capability.
 #[derive(Clone)]
@@ -83,6 +85,7 @@ pub struct Plugin {
     expansion: Option<VolumeExpansion>,
     volume_condition: bool,
     single_node_multi_writer: bool,
+    pub(crate) observer: Observer,
 }
 
 macro_rules! part {
@@ -188,6 +191,7 @@ impl Plugin {
             expansion: None,
             volume_condition: false,
             single_node_multi_writer: false,
+            observer: Observer::new(proto::descriptor_pool().clone()),
         }
     }
 
