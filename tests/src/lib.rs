@@ -78,7 +78,13 @@ pub fn run(command: &mut Command) -> Result<Ran> {
 #[derive(Debug)]
 pub struct Lab {
     scratch: TempDir,
+    /// Another API server that takes the lab's place, to check the suite against the real thing.
+    other: Option<PathBuf>,
 }
+
+/// Names the kubeconfig of an API server that takes the place of every [`Lab::bare`]: a suite is worth trusting once the
+/// reference passes it.
+pub const OTHER: &str = "OUTRIGGER_TESTS_KUBECONFIG";
 
 impl Lab {
     /// A lab with its plugins.
@@ -86,13 +92,21 @@ impl Lab {
         Self::start_with(&[])
     }
 
-    /// A lab without plugins: the API server and its controllers.
+    /// A lab without plugins: the API server and its controllers; or the server that [`OTHER`] names.
     pub fn bare() -> Result<Self> {
-        Self::start_with(&["--bare"])
+        match std::env::var_os(OTHER) {
+            Some(other) => Ok(Self { scratch: TempDir::with_prefix("outrigger-lab-")?, other: Some(other.into()) }),
+            None => Self::start_with(&["--bare"]),
+        }
+    }
+
+    /// True if this is a lab, and not another server in its place.
+    pub fn is_lab(&self) -> bool {
+        self.other.is_none()
     }
 
     fn start_with(arguments: &[&str]) -> Result<Self> {
-        let lab = Self { scratch: TempDir::with_prefix("outrigger-lab-")? };
+        let lab = Self { scratch: TempDir::with_prefix("outrigger-lab-")?, other: None };
         lab.up(arguments)?;
         Ok(lab)
     }
@@ -116,7 +130,7 @@ impl Lab {
 
     /// The kubeconfig's path.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.dir().join("kubeconfig")
+        self.other.clone().unwrap_or_else(|| self.dir().join("kubeconfig"))
     }
 
     /// Runs the command against this lab.
@@ -183,6 +197,9 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        if self.other.is_some() {
+            return;
+        }
         match self.outrigger(&["lab", "reset", "--yes"]).and_then(Ran::ok) {
             Ok(_) => {}
             Err(error) if std::thread::panicking() => eprintln_skip("the lab's clean-up", &format!("{error:#}")),

@@ -59,6 +59,9 @@ fn on_the_command_line() -> Result<()> {
 }
 
 /// A request to the API server, and the answer: code, reason, and a part of the message.
+///
+/// Kubernetes 1.20 passes the same table but for two rows that came later: it answers 500 to a resource version that is no
+/// number, and knows no field validation.
 struct Call(&'static str, &'static str, &'static str, Value, u16, &'static str, &'static str);
 
 const JSON: &str = "application/json";
@@ -95,7 +98,7 @@ fn calls() -> Vec<Call> {
         Call("POST", "/api/v1/namespaces/default/configmaps?fieldValidation=Strict", JSON, json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "x" }, "dato": {} }), 400, "BadRequest", "unknown field \"dato\""),
         Call("POST", "/api/v1/namespaces/default/configmaps?dryRun=Some", JSON, map(json!({ "name": "x" })), 422, "Invalid", "dryRun"),
         Call("POST", "/api/v1/namespaces/missing/configmaps", JSON, map(json!({ "name": "x" })), 404, "NotFound", "namespaces \"missing\" not found"),
-        Call("POST", maps, "text/plain", map(json!({ "name": "x" })), 415, "UnsupportedMediaType", "text/plain"),
+        Call("POST", maps, "text/plain", map(json!({ "name": "x" })), 415, "UnsupportedMediaType", "accepted media types include: application/json"),
         Call("PUT", "/api/v1/namespaces/default/configmaps/missing", JSON, map(json!({ "name": "missing" })), 404, "NotFound", "configmaps \"missing\" not found"),
         Call("PUT", first, JSON, map(json!({ "name": "other" })), 400, "BadRequest", "the name of the object (other) does not match the name on the URL (first)"),
         Call("PUT", first, JSON, map(json!({ "name": "first", "resourceVersion": "1" })), 409, "Conflict", "Operation cannot be fulfilled on configmaps \"first\""),
@@ -103,11 +106,11 @@ fn calls() -> Vec<Call> {
         Call("PATCH", first, MERGE, json!({ "metadata": { "resourceVersion": "1" } }), 409, "Conflict", "Operation cannot be fulfilled"),
         Call("PATCH", first, JSON_PATCH, json!([{ "op": "test", "path": "/data/a", "value": "2" }]), 422, "Invalid", ""),
         Call("PATCH", first, JSON_PATCH, json!({ "op": "test" }), 400, "BadRequest", ""),
-        Call("PATCH", first, STRATEGIC, json!({ "metadata": { "finalizers": "no" } }), 400, "BadRequest", ""),
+        Call("PATCH", first, STRATEGIC, json!({ "metadata": { "finalizers": "no" } }), 422, "Invalid", "cannot restore slice from string"),
         Call("PATCH", first, APPLY, map(json!({ "name": "first" })), 422, "Invalid", "fieldManager"),
-        Call("PATCH", first, JSON, json!({}), 415, "UnsupportedMediaType", "application/json"),
+        Call("PATCH", first, JSON, json!({}), 415, "UnsupportedMediaType", ""),
         Call("DELETE", "/api/v1/namespaces/default/configmaps/missing", JSON, Value::Null, 404, "NotFound", "configmaps \"missing\" not found"),
-        Call("DELETE", first, JSON, json!({ "preconditions": { "uid": "11111111-1111-1111-1111-111111111111" } }), 409, "Conflict", "UID in precondition"),
+        Call("DELETE", first, JSON, json!({ "preconditions": { "uid": "11111111-1111-1111-1111-111111111111" } }), 409, "Conflict", "UID in "),
         Call("DELETE", first, JSON, json!({ "propagationPolicy": "Sideways" }), 422, "Invalid", "propagationPolicy"),
         Call("DELETE", "/api/v1/namespaces/kube-system", JSON, Value::Null, 403, "Forbidden", "this namespace may not be deleted"),
         Call("POST", claims, JSON, claim(json!({ "resources": { "requests": { "storage": "1Gi" } } })), 422, "Invalid", "spec.accessModes"),
@@ -116,7 +119,7 @@ fn calls() -> Vec<Call> {
         Call("POST", claims, JSON, claim(json!({ "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "much" } } })), 400, "BadRequest", "quantities"),
         Call("POST", classes, JSON, json!({ "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": { "name": "x" } }), 422, "Invalid", "provisioner"),
         Call("PATCH", "/apis/storage.k8s.io/v1/storageclasses/fixed", MERGE, json!({ "provisioner": "other" }), 422, "Invalid", "provisioner"),
-        Call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", JSON, json!({ "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": { "name": "wrong" }, "spec": { "group": "example.com", "scope": "Namespaced", "names": { "plural": "things", "kind": "Thing" }, "versions": [{ "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": { "type": "object" } } }] } }), 422, "Invalid", "things.example.com"),
+        Call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", JSON, json!({ "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": { "name": "wrong" }, "spec": { "group": "example.com", "scope": "Namespaced", "names": { "plural": "things", "kind": "Thing" }, "versions": [{ "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": { "type": "object" } } }] } }), 422, "Invalid", "must be spec.names.plural+\".\"+spec.group"),
     ]
 }
 
