@@ -5,6 +5,7 @@
 //! `xtask rules` checks who may depend on whom, licences and bans; a test as well.
 
 mod csi;
+mod kubernetes;
 mod rules;
 
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ struct Output {
 type Generator = fn() -> Result<Vec<Output>>;
 
 /// Every generator by the name that the command line knows.
-const GENERATORS: &[(&str, Generator)] = &[("csi", csi::outputs)];
+const GENERATORS: &[(&str, Generator)] = &[("csi", csi::outputs), ("kubernetes", kubernetes::outputs)];
 
 const USAGE: &str = "usage: xtask generate|check [name] (without a name, all generators), or xtask rules";
 

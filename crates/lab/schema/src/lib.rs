@@ -15,7 +15,7 @@ pub mod structural;
 mod types;
 mod walk;
 
-pub use builtin::{Builtin, GroupVersionKind, Kind, builtin};
+pub use builtin::{Builtin, GroupVersionKind, Kind, Scope, builtin};
 pub use error::{Error, FieldError, Reason, TypeError};
 pub use types::{CelRule, Definitions, ListKind, MapKind, PatchStrategy, Pattern, Rules, Schema, Type};
 pub use walk::{apply_defaults, check_types, prune, validate};
