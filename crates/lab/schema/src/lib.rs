@@ -8,14 +8,18 @@
 //! ([`Schema::validations`]) and evaluated elsewhere.
 
 mod builtin;
+mod defaults;
 mod error;
+mod formats;
 pub mod openapi;
 pub mod protobuf;
 pub mod structural;
 mod types;
+mod validate;
 mod walk;
 
 pub use builtin::{Builtin, GroupVersionKind, Kind, Scope, builtin};
 pub use error::{Error, FieldError, Reason, TypeError};
 pub use types::{CelRule, Definitions, ListKind, MapKind, PatchStrategy, Pattern, Rules, Schema, Type};
-pub use walk::{apply_defaults, check_types, prune, validate};
+pub use validate::validate;
+pub use walk::{apply_defaults, check_types, prune};
