@@ -68,7 +68,7 @@ pub(super) fn read(text: &str, module: &str, messages: &mut BTreeMap<String, Mes
                 attribute.push_str(lines.next().context("an unfinished attribute")?.trim());
             }
             let mut declaration = String::new();
-            while !declaration.ends_with(',') {
+            while !declaration.ends_with(',') || declaration.matches('<').count() != declaration.matches('>').count() {
                 declaration.push_str(lines.next().context("an unfinished field")?.trim());
             }
             let Some(message) = &current else { bail!("a field outside of a message: {declaration}") };
