@@ -86,20 +86,14 @@ impl Capabilities {
     pub(crate) fn plugin_response(&self) -> proto::GetPluginCapabilitiesResponse {
         use proto::plugin_capability::{Service, Type, VolumeExpansion};
         let capabilities = self.iter().filter_map(|capability| match capability {
-            Capability::Plugin(service) => Some(Type::Service(Service {
-                r#type: service.into(),
-            })),
-            Capability::Expansion(expansion) => Some(Type::VolumeExpansion(VolumeExpansion {
-                r#type: expansion.into(),
-            })),
+            Capability::Plugin(service) => Some(Type::Service(Service { r#type: service.into() })),
+            Capability::Expansion(expansion) => {
+                Some(Type::VolumeExpansion(VolumeExpansion { r#type: expansion.into() }))
+            }
             _ => None,
         });
         proto::GetPluginCapabilitiesResponse {
-            capabilities: capabilities
-                .map(|capability| proto::PluginCapability {
-                    r#type: Some(capability),
-                })
-                .collect(),
+            capabilities: capabilities.map(|capability| proto::PluginCapability { r#type: Some(capability) }).collect(),
         }
     }
 
@@ -108,12 +102,8 @@ impl Capabilities {
         use proto::plugin_capability::Type;
         for capability in &response.capabilities {
             match &capability.r#type {
-                Some(Type::Service(service)) => {
-                    self.add_known(PluginService::try_from(service.r#type))
-                }
-                Some(Type::VolumeExpansion(expansion)) => {
-                    self.add_known(VolumeExpansion::try_from(expansion.r#type))
-                }
+                Some(Type::Service(service)) => self.add_known(PluginService::try_from(service.r#type)),
+                Some(Type::VolumeExpansion(expansion)) => self.add_known(VolumeExpansion::try_from(expansion.r#type)),
                 None => {}
             }
         }

@@ -27,12 +27,10 @@ const MAX_MOUNT_FLAGS: usize = 4096;
 /// Whether the plugin serves the RPC.
 pub(crate) fn gate(rule: &Rule, capabilities: &Capabilities, node: bool) -> Result<(), Error> {
     match rule.gate {
-        Gate::Has(capability) if !capabilities.has(capability) => {
-            Err(Error::unimplemented(format!(
-                "{} needs the capability {capability}, which this plugin does not have",
-                rule.name()
-            )))
-        }
+        Gate::Has(capability) if !capabilities.has(capability) => Err(Error::unimplemented(format!(
+            "{} needs the capability {capability}, which this plugin does not have",
+            rule.name()
+        ))),
         Gate::Node if !node => Err(Error::unimplemented(format!(
             "{} needs the Node service, which this plugin does not have",
             rule.name()
@@ -42,11 +40,7 @@ pub(crate) fn gate(rule: &Rule, capabilities: &Capabilities, node: bool) -> Resu
 }
 
 /// Checks a request against its rule and against what holds for all.
-pub(crate) fn request(
-    rule: &Rule,
-    capabilities: &Capabilities,
-    request: &DynamicMessage,
-) -> Result<(), Error> {
+pub(crate) fn request(rule: &Rule, capabilities: &Capabilities, request: &DynamicMessage) -> Result<(), Error> {
     for field in rule.required {
         if !request.has_field_by_name(field) {
             return Err(invalid(format!("{field} is required")));
@@ -54,9 +48,7 @@ pub(crate) fn request(
     }
     for &(path, capability) in rule.only_with {
         if has_path(request, path) && !capabilities.has(capability) {
-            return Err(invalid(format!(
-                "{path} needs the capability {capability}, which this plugin does not have"
-            )));
+            return Err(invalid(format!("{path} needs the capability {capability}, which this plugin does not have")));
         }
     }
     let multi_writer = if rule.on_node() {
@@ -65,11 +57,7 @@ pub(crate) fn request(
         capabilities.has(ControllerCapability::SingleNodeMultiWriter)
     };
     let mount_group = !rule.on_node() || capabilities.has(NodeCapability::VolumeMountGroup);
-    Walk {
-        multi_writer,
-        mount_group,
-    }
-    .message("", request)?;
+    Walk { multi_writer, mount_group }.message("", request)?;
     if rule.method == "/csi.v1.Node/NodePublishVolume"
         && capabilities.has(NodeCapability::StageUnstageVolume)
         && !request.has_field_by_name("staging_target_path")
@@ -91,11 +79,9 @@ fn has_path(message: &DynamicMessage, path: &str) -> bool {
         None => message.has_field_by_name(path),
         Some((first, rest)) => {
             message.has_field_by_name(first)
-                && message.get_field_by_name(first).is_some_and(|value| {
-                    value
-                        .as_message()
-                        .is_some_and(|inner| has_path(inner, rest))
-                })
+                && message
+                    .get_field_by_name(first)
+                    .is_some_and(|value| value.as_message().is_some_and(|inner| has_path(inner, rest)))
         }
     }
 }
@@ -166,49 +152,35 @@ impl Walk {
     fn capability(&self, path: &str, message: &DynamicMessage) -> Result<(), Error> {
         let mount = message.has_field_by_name("mount");
         if !mount && !message.has_field_by_name("block") {
-            return Err(invalid(format!(
-                "{path}: an access type, block or mount, is required"
-            )));
+            return Err(invalid(format!("{path}: an access type, block or mount, is required")));
         }
         if !self.mount_group && has_path(message, "mount.volume_mount_group") {
             return Err(invalid(format!(
                 "{path}.mount.volume_mount_group needs the capability VOLUME_MOUNT_GROUP, which this plugin does not have"
             )));
         }
-        let mode = message
-            .get_field_by_name("access_mode")
-            .and_then(|access_mode| {
-                access_mode.as_message().and_then(|inner| {
-                    inner
-                        .get_field_by_name("mode")
-                        .and_then(|mode| mode.as_enum_number())
-                })
-            });
+        let mode = message.get_field_by_name("access_mode").and_then(|access_mode| {
+            access_mode
+                .as_message()
+                .and_then(|inner| inner.get_field_by_name("mode").and_then(|mode| mode.as_enum_number()))
+        });
         let number = mode.unwrap_or_default();
         match Mode::try_from(number) {
             Ok(Mode::Unknown) => Err(invalid(format!("{path}.access_mode is required"))),
-            Ok(mode @ (Mode::SingleNodeSingleWriter | Mode::SingleNodeMultiWriter))
-                if !self.multi_writer =>
-            {
+            Ok(mode @ (Mode::SingleNodeSingleWriter | Mode::SingleNodeMultiWriter)) if !self.multi_writer => {
                 Err(invalid(format!(
                     "{path}.access_mode {} needs the capability SINGLE_NODE_MULTI_WRITER, which this plugin does not have",
                     mode.as_str_name()
                 )))
             }
             Ok(_) => Ok(()),
-            Err(_) => Err(invalid(format!(
-                "{path}.access_mode {number} is not known to this plugin"
-            ))),
+            Err(_) => Err(invalid(format!("{path}.access_mode {number} is not known to this plugin"))),
         }
     }
 }
 
 fn join(path: &str, name: &str) -> String {
-    if path.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{path}.{name}")
-    }
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 fn negative(path: &str, number: i64) -> Error {
@@ -217,9 +189,7 @@ fn negative(path: &str, number: i64) -> Error {
 
 fn limit(path: &str, what: &str, bytes: usize, limit: usize) -> Result<(), Error> {
     if bytes > limit {
-        return Err(invalid(format!(
-            "{path} has {bytes} bytes of {what}, more than the allowed {limit}"
-        )));
+        return Err(invalid(format!("{path} has {bytes} bytes of {what}, more than the allowed {limit}")));
     }
     Ok(())
 }
@@ -229,23 +199,11 @@ fn string(path: &str, name: &str, text: &str) -> Result<(), Error> {
         limit(path, "text", text.len(), MAX_PATH)?;
         return absolute(path, text);
     }
-    limit(
-        path,
-        "text",
-        text.len(),
-        if name == "node_id" {
-            MAX_NODE_ID
-        } else {
-            MAX_STRING
-        },
-    )?;
+    limit(path, "text", text.len(), if name == "node_id" { MAX_NODE_ID } else { MAX_STRING })?;
     // The control characters that the specification forbids in names are all but common white space.
     let forbidden = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r');
     match text.chars().find(|&c| forbidden(c)) {
-        Some(c) => Err(invalid(format!(
-            "{path} contains the control character U+{:04X}",
-            u32::from(c)
-        ))),
+        Some(c) => Err(invalid(format!("{path} contains the control character U+{:04X}", u32::from(c)))),
         None => Ok(()),
     }
 }
@@ -255,23 +213,17 @@ fn absolute(path: &str, text: &str) -> Result<(), Error> {
         return Err(invalid(format!("{path} {text:?} is not an absolute path")));
     }
     if text.split('/').any(|part| part == "..") {
-        return Err(invalid(format!(
-            "{path} {text:?} leads upwards: it must not contain \"..\""
-        )));
+        return Err(invalid(format!("{path} {text:?} leads upwards: it must not contain \"..\"")));
     }
     if text.contains('\0') {
-        return Err(invalid(format!(
-            "{path} contains the control character U+0000"
-        )));
+        return Err(invalid(format!("{path} contains the control character U+0000")));
     }
     Ok(())
 }
 
 fn map_size(path: &str, map: &HashMap<MapKey, Value>) -> Result<(), Error> {
-    let bytes = map
-        .iter()
-        .map(|(key, value)| key.as_str().map_or(0, str::len) + value.as_str().map_or(0, str::len))
-        .sum();
+    let bytes =
+        map.iter().map(|(key, value)| key.as_str().map_or(0, str::len) + value.as_str().map_or(0, str::len)).sum();
     limit(path, "keys and values", bytes, MAX_MAP)
 }
 
@@ -293,9 +245,7 @@ fn one_file_system(path: &str, list: &[Value]) -> Result<(), Error> {
             .and_then(|capability| {
                 capability.get_field_by_name("mount").and_then(|mount| {
                     mount.as_message().and_then(|mount| {
-                        mount
-                            .get_field_by_name("fs_type")
-                            .and_then(|fs_type| fs_type.as_str().map(str::to_owned))
+                        mount.get_field_by_name("fs_type").and_then(|fs_type| fs_type.as_str().map(str::to_owned))
                     })
                 })
             })
@@ -314,12 +264,7 @@ fn one_file_system(path: &str, list: &[Value]) -> Result<(), Error> {
 }
 
 fn capacity_range(path: &str, message: &DynamicMessage) -> Result<(), Error> {
-    let bytes = |name| {
-        message
-            .get_field_by_name(name)
-            .and_then(|value| value.as_i64())
-            .unwrap_or_default()
-    };
+    let bytes = |name| message.get_field_by_name(name).and_then(|value| value.as_i64()).unwrap_or_default();
     let (required, limit) = (bytes("required_bytes"), bytes("limit_bytes"));
     for (name, bytes) in [("required_bytes", required), ("limit_bytes", limit)] {
         if bytes < 0 {
@@ -327,14 +272,10 @@ fn capacity_range(path: &str, message: &DynamicMessage) -> Result<(), Error> {
         }
     }
     if required == 0 && limit == 0 {
-        return Err(invalid(format!(
-            "{path} needs required_bytes or limit_bytes"
-        )));
+        return Err(invalid(format!("{path} needs required_bytes or limit_bytes")));
     }
     if limit != 0 && limit < required {
-        return Err(invalid(format!(
-            "{path}.limit_bytes {limit} is less than required_bytes {required}"
-        )));
+        return Err(invalid(format!("{path}.limit_bytes {limit} is less than required_bytes {required}")));
     }
     Ok(())
 }
@@ -348,9 +289,7 @@ fn content_source(path: &str, message: &DynamicMessage) -> Result<(), Error> {
             return Err(invalid(format!("{path}.{choice}.{id} is required")));
         }
     }
-    Err(invalid(format!(
-        "{path}: a source, snapshot or volume, is required"
-    )))
+    Err(invalid(format!("{path}: a source, snapshot or volume, is required")))
 }
 
 fn topology_requirement(path: &str, message: &DynamicMessage) -> Result<(), Error> {
@@ -363,9 +302,6 @@ fn topology_requirement(path: &str, message: &DynamicMessage) -> Result<(), Erro
 fn topology(path: &str, message: &DynamicMessage) -> Result<(), Error> {
     let segments = message.get_field_by_name("segments");
     let map = segments.as_ref().and_then(|segments| segments.as_map());
-    let pairs = map
-        .into_iter()
-        .flatten()
-        .filter_map(|(key, value)| Some((key.as_str()?, value.as_str()?)));
+    let pairs = map.into_iter().flatten().filter_map(|(key, value)| Some((key.as_str()?, value.as_str()?)));
     topology::check(&join(path, "segments"), pairs)
 }

@@ -62,10 +62,7 @@ pub trait CreateDeleteVolume: Send + Sync + 'static {
     /// `ALREADY_EXISTS` if the name is taken by a volume of other size, capabilities, parameters or source; `NOT_FOUND`
     /// if the source does not exist; `INVALID_ARGUMENT` for a source or parameters that cannot be used;
     /// `RESOURCE_EXHAUSTED` if no topology fits; `OUT_OF_RANGE` for a capacity that cannot be had.
-    async fn create_volume(
-        &self,
-        request: proto::CreateVolumeRequest,
-    ) -> Result<proto::Volume, Error>;
+    async fn create_volume(&self, request: proto::CreateVolumeRequest) -> Result<proto::Volume, Error>;
 
     /// Releases a volume; one that does not exist is a success.
     ///
@@ -91,10 +88,7 @@ pub trait PublishVolume: Send + Sync + 'static {
     ///
     /// # Errors
     /// `NOT_FOUND` if volume or node are unknown and it cannot be taken for granted that the volume is detached.
-    async fn controller_unpublish_volume(
-        &self,
-        request: proto::ControllerUnpublishVolumeRequest,
-    ) -> Result<(), Error>;
+    async fn controller_unpublish_volume(&self, request: proto::ControllerUnpublishVolumeRequest) -> Result<(), Error>;
 }
 
 /// Capability `LIST_VOLUMES`.
@@ -104,20 +98,14 @@ pub trait ListVolumes: Send + Sync + 'static {
     ///
     /// # Errors
     /// `ABORTED` for a token that is not, or no longer, valid.
-    async fn list_volumes(
-        &self,
-        page: Page,
-    ) -> Result<Listing<proto::list_volumes_response::Entry>, Error>;
+    async fn list_volumes(&self, page: Page) -> Result<Listing<proto::list_volumes_response::Entry>, Error>;
 }
 
 /// Capability `GET_CAPACITY`.
 #[async_trait]
 pub trait GetCapacity: Send + Sync + 'static {
     /// Room left where volumes of these capabilities, parameters and topology would be made.
-    async fn get_capacity(
-        &self,
-        request: proto::GetCapacityRequest,
-    ) -> Result<proto::GetCapacityResponse, Error>;
+    async fn get_capacity(&self, request: proto::GetCapacityRequest) -> Result<proto::GetCapacityResponse, Error>;
 }
 
 /// Capability `CREATE_DELETE_SNAPSHOT`; it includes volumes made from snapshots.
@@ -128,10 +116,7 @@ pub trait CreateDeleteSnapshot: Send + Sync + 'static {
     /// # Errors
     /// `ALREADY_EXISTS` if the name is taken by a snapshot of another volume; `NOT_FOUND` for an unknown volume;
     /// `RESOURCE_EXHAUSTED` if there is no room; `ABORTED` if another operation on the volume is in the way.
-    async fn create_snapshot(
-        &self,
-        request: proto::CreateSnapshotRequest,
-    ) -> Result<proto::Snapshot, Error>;
+    async fn create_snapshot(&self, request: proto::CreateSnapshotRequest) -> Result<proto::Snapshot, Error>;
 
     /// Releases a snapshot; one that does not exist is a success.
     ///
@@ -162,10 +147,7 @@ pub trait GetSnapshot: Send + Sync + 'static {
     ///
     /// # Errors
     /// `NOT_FOUND` if it does not exist.
-    async fn get_snapshot(
-        &self,
-        request: proto::GetSnapshotRequest,
-    ) -> Result<proto::Snapshot, Error>;
+    async fn get_snapshot(&self, request: proto::GetSnapshotRequest) -> Result<proto::Snapshot, Error>;
 }
 
 /// Capability `EXPAND_VOLUME` of the controller.
@@ -201,10 +183,7 @@ pub trait ModifyVolume: Send + Sync + 'static {
     ///
     /// # Errors
     /// `NOT_FOUND`; `INVALID_ARGUMENT` for an unknown parameter or value, with nothing applied.
-    async fn controller_modify_volume(
-        &self,
-        request: proto::ControllerModifyVolumeRequest,
-    ) -> Result<(), Error>;
+    async fn controller_modify_volume(&self, request: proto::ControllerModifyVolumeRequest) -> Result<(), Error>;
 }
 
 /// The `GroupController` service with `CREATE_DELETE_GET_VOLUME_GROUP_SNAPSHOT`.
@@ -225,10 +204,8 @@ pub trait GroupController: Send + Sync + 'static {
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` if `snapshot_ids` are not the group's; `FAILED_PRECONDITION` if it is in use.
-    async fn delete_volume_group_snapshot(
-        &self,
-        request: proto::DeleteVolumeGroupSnapshotRequest,
-    ) -> Result<(), Error>;
+    async fn delete_volume_group_snapshot(&self, request: proto::DeleteVolumeGroupSnapshotRequest)
+    -> Result<(), Error>;
 
     /// The present state of a group.
     ///
@@ -279,19 +256,13 @@ pub trait Node: Send + Sync + 'static {
     /// # Errors
     /// `NOT_FOUND`; `ALREADY_EXISTS` if it is published at this path with other arguments; `FAILED_PRECONDITION` if it
     /// is published at another path and its access mode allows one only.
-    async fn node_publish_volume(
-        &self,
-        request: proto::NodePublishVolumeRequest,
-    ) -> Result<(), Error>;
+    async fn node_publish_volume(&self, request: proto::NodePublishVolumeRequest) -> Result<(), Error>;
 
     /// Undoes it and removes the target path. Not published is a success.
     ///
     /// # Errors
     /// `NOT_FOUND` for an unknown volume.
-    async fn node_unpublish_volume(
-        &self,
-        request: proto::NodeUnpublishVolumeRequest,
-    ) -> Result<(), Error>;
+    async fn node_unpublish_volume(&self, request: proto::NodeUnpublishVolumeRequest) -> Result<(), Error>;
 }
 
 /// Capability `STAGE_UNSTAGE_VOLUME`: a step that is done once per node, before volumes are published.
@@ -308,10 +279,7 @@ pub trait StageVolume: Send + Sync + 'static {
     ///
     /// # Errors
     /// `NOT_FOUND` for an unknown volume.
-    async fn node_unstage_volume(
-        &self,
-        request: proto::NodeUnstageVolumeRequest,
-    ) -> Result<(), Error>;
+    async fn node_unstage_volume(&self, request: proto::NodeUnstageVolumeRequest) -> Result<(), Error>;
 }
 
 /// Capability `GET_VOLUME_STATS`.

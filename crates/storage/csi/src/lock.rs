@@ -23,31 +23,19 @@ impl Locks {
     /// `ABORTED`: the specification has the caller wait and repeat, rather than the plugin queue.
     pub(crate) fn take(&self, scope: Scope, id: &str) -> Result<Guard, Error> {
         let object = (scope, id.to_owned());
-        if !self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(object.clone())
-        {
+        if !self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(object.clone()) {
             let noun = scope.noun();
             return Err(Error::aborted(format!(
                 "an operation for {noun} {id:?} is already in progress: try again later"
             )));
         }
-        Ok(Guard {
-            locks: self.clone(),
-            object,
-        })
+        Ok(Guard { locks: self.clone(), object })
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.locks
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.object);
+        self.locks.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.object);
     }
 }
 
@@ -61,10 +49,7 @@ mod tests {
         let guard = locks.take(Scope::Volume, "v").unwrap();
         let error = locks.take(Scope::Volume, "v").err().unwrap();
         assert_eq!(error.code(), tonic::Code::Aborted);
-        assert_eq!(
-            error.message(),
-            "an operation for volume \"v\" is already in progress: try again later"
-        );
+        assert_eq!(error.message(), "an operation for volume \"v\" is already in progress: try again later");
         locks.take(Scope::NodeVolume, "v").unwrap();
         locks.take(Scope::Volume, "w").unwrap();
         drop(guard);

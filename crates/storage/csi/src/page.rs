@@ -40,18 +40,12 @@ pub struct Listing<T> {
 impl<T> Listing<T> {
     /// A listing that fits into one page.
     pub fn complete(entries: Vec<T>) -> Self {
-        Self {
-            entries,
-            next_token: None,
-        }
+        Self { entries, next_token: None }
     }
 
     /// The same page of other entries.
     pub fn map<U>(self, f: impl FnMut(T) -> U) -> Listing<U> {
-        Listing {
-            entries: self.entries.into_iter().map(f).collect(),
-            next_token: self.next_token,
-        }
+        Listing { entries: self.entries.into_iter().map(f).collect(), next_token: self.next_token }
     }
 }
 
@@ -67,7 +61,9 @@ impl Page {
             .as_deref()
             .map(|token| {
                 token.strip_prefix(TOKEN_PREFIX).ok_or_else(|| {
-                    Error::aborted(format!("starting_token {token:?} is not one of this plugin's: start again without a token"))
+                    Error::aborted(format!(
+                        "starting_token {token:?} is not one of this plugin's: start again without a token"
+                    ))
                 })
             })
             .transpose()
@@ -86,9 +82,7 @@ impl Page {
         key: impl Fn(&T) -> &str,
     ) -> Result<Listing<T>, Error> {
         let after = self.after()?;
-        let limit = self
-            .max_entries
-            .map_or(usize::MAX, |max| max.get() as usize);
+        let limit = self.max_entries.map_or(usize::MAX, |max| max.get() as usize);
         let mut entries: Vec<T> = Vec::new();
         let mut bytes = 0;
         for item in items {
@@ -106,15 +100,9 @@ impl Page {
                 if entries.len() == limit || bytes + item.encoded_len() > MAX_PAGE_BYTES {
                     let token = format!("{TOKEN_PREFIX}{}", key(last));
                     if token.len() > MAX_STRING {
-                        return Err(Error::internal(format!(
-                            "key {:?} is too long for a page token",
-                            key(last)
-                        )));
+                        return Err(Error::internal(format!("key {:?} is too long for a page token", key(last))));
                     }
-                    return Ok(Listing {
-                        entries,
-                        next_token: Some(token),
-                    });
+                    return Ok(Listing { entries, next_token: Some(token) });
                 }
             }
             bytes += item.encoded_len();
@@ -134,26 +122,16 @@ mod tests {
     use crate::proto::Snapshot;
 
     fn snapshots(keys: &BTreeSet<String>) -> Vec<Snapshot> {
-        keys.iter()
-            .map(|key| Snapshot {
-                snapshot_id: key.clone(),
-                ..Default::default()
-            })
-            .collect()
+        keys.iter().map(|key| Snapshot { snapshot_id: key.clone(), ..Default::default() }).collect()
     }
 
     fn page(max: u32, token: Option<String>) -> Page {
-        Page {
-            max_entries: NonZeroU32::new(max),
-            token,
-        }
+        Page { max_entries: NonZeroU32::new(max), token }
     }
 
     #[test]
     fn a_foreign_token_is_aborted() {
-        let error = page(1, Some("invalid-token".into()))
-            .take(Vec::<Snapshot>::new(), |s| &s.snapshot_id)
-            .unwrap_err();
+        let error = page(1, Some("invalid-token".into())).take(Vec::<Snapshot>::new(), |s| &s.snapshot_id).unwrap_err();
         assert_eq!(error.code(), tonic::Code::Aborted);
     }
 
@@ -164,13 +142,9 @@ mod tests {
             source_volume_id: "x".repeat(1 << 20),
             ..Default::default()
         };
-        let first = Page::default()
-            .take((0..5).map(big), |s| &s.snapshot_id)
-            .unwrap();
+        let first = Page::default().take((0..5).map(big), |s| &s.snapshot_id).unwrap();
         assert_eq!(first.entries.len(), 2);
-        let second = page(0, first.next_token)
-            .take((0..5).map(big), |s| &s.snapshot_id)
-            .unwrap();
+        let second = page(0, first.next_token).take((0..5).map(big), |s| &s.snapshot_id).unwrap();
         assert_eq!(second.entries[0].snapshot_id, "002");
     }
 

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use outrigger_rpc::Observer;
 
 use crate::capability::{
-    Capabilities, ControllerCapability, GroupControllerCapability, NodeCapability, PluginService,
-    VolumeExpansion,
+    Capabilities, ControllerCapability, GroupControllerCapability, NodeCapability, PluginService, VolumeExpansion,
 };
 use crate::page::{MAX_MAP, MAX_STRING};
 use crate::{driver, proto};
@@ -39,9 +38,7 @@ pub(crate) struct Parts {
 #[non_exhaustive]
 pub enum StartError {
     /// One part makes no sense without another.
-    #[error(
-        "the plugin has {part} but not {needs}: add Plugin::{needs} or leave out Plugin::{part}"
-    )]
+    #[error("the plugin has {part} but not {needs}: add Plugin::{needs} or leave out Plugin::{part}")]
     Needs {
         /// The part, by the name of its method of [`Plugin`].
         part: &'static str,
@@ -196,21 +193,13 @@ impl Plugin {
     }
 
     /// Adds `LIST_VOLUMES` and `LIST_VOLUMES_PUBLISHED_NODES`: entries name the nodes that volumes are published to.
-    pub fn list_volumes_with_published_nodes(
-        mut self,
-        implementation: Arc<impl driver::ListVolumes>,
-    ) -> Self {
-        self.capabilities
-            .insert(ControllerCapability::ListVolumesPublishedNodes);
+    pub fn list_volumes_with_published_nodes(mut self, implementation: Arc<impl driver::ListVolumes>) -> Self {
+        self.capabilities.insert(ControllerCapability::ListVolumesPublishedNodes);
         self.list_volumes(implementation)
     }
 
     /// Adds the controller's `EXPAND_VOLUME`, and whether volumes grow while they are published.
-    pub fn expand_volume(
-        mut self,
-        implementation: Arc<impl driver::ExpandVolume>,
-        expansion: VolumeExpansion,
-    ) -> Self {
+    pub fn expand_volume(mut self, implementation: Arc<impl driver::ExpandVolume>, expansion: VolumeExpansion) -> Self {
         self.parts.expand_volume = Some(implementation);
         self.capabilities.insert(ControllerCapability::ExpandVolume);
         self.expansion = Some(expansion);
@@ -218,10 +207,7 @@ impl Plugin {
     }
 
     /// Adds the node's `EXPAND_VOLUME`. Without [`Plugin::expand_volume`] the plugin's volumes grow online.
-    pub fn node_expand_volume(
-        mut self,
-        implementation: Arc<impl driver::NodeExpandVolume>,
-    ) -> Self {
+    pub fn node_expand_volume(mut self, implementation: Arc<impl driver::NodeExpandVolume>) -> Self {
         self.parts.node_expand_volume = Some(implementation);
         self.capabilities.insert(NodeCapability::ExpandVolume);
         self
@@ -235,8 +221,7 @@ impl Plugin {
 
     /// `ControllerPublishVolume` heeds `readonly` (`PUBLISH_READONLY`).
     pub fn publish_readonly(mut self) -> Self {
-        self.capabilities
-            .insert(ControllerCapability::PublishReadonly);
+        self.capabilities.insert(ControllerCapability::PublishReadonly);
         self
     }
 
@@ -261,8 +246,7 @@ impl Plugin {
 
     /// Volumes are not reachable from everywhere (`VOLUME_ACCESSIBILITY_CONSTRAINTS`): nodes and volumes have topologies.
     pub fn accessibility_constraints(mut self) -> Self {
-        self.capabilities
-            .insert(PluginService::VolumeAccessibilityConstraints);
+        self.capabilities.insert(PluginService::VolumeAccessibilityConstraints);
         self
     }
 
@@ -278,12 +262,9 @@ impl Plugin {
     pub fn capabilities(&self) -> Capabilities {
         let mut capabilities = self.capabilities.clone();
         let parts = &self.parts;
-        if let Some(expansion) = self.expansion.or_else(|| {
-            parts
-                .node_expand_volume
-                .as_ref()
-                .map(|_| VolumeExpansion::Online)
-        }) {
+        if let Some(expansion) =
+            self.expansion.or_else(|| parts.node_expand_volume.as_ref().map(|_| VolumeExpansion::Online))
+        {
             capabilities.insert(expansion);
         }
         if self.single_node_multi_writer {
@@ -314,19 +295,11 @@ impl Plugin {
         let create = ("create_delete_volume", parts.create_delete_volume.is_some());
         let publish = ("publish_volume", parts.publish_volume.is_some());
         let rules: [(&'static str, bool, (&'static str, bool)); 20] = [
-            (
-                "create_delete_volume",
-                parts.create_delete_volume.is_some(),
-                controller,
-            ),
+            ("create_delete_volume", parts.create_delete_volume.is_some(), controller),
             ("publish_volume", parts.publish_volume.is_some(), controller),
             ("list_volumes", parts.list_volumes.is_some(), controller),
             ("get_capacity", parts.get_capacity.is_some(), controller),
-            (
-                "create_delete_snapshot",
-                parts.create_delete_snapshot.is_some(),
-                controller,
-            ),
+            ("create_delete_snapshot", parts.create_delete_snapshot.is_some(), controller),
             ("list_snapshots", parts.list_snapshots.is_some(), controller),
             ("get_snapshot", parts.get_snapshot.is_some(), controller),
             ("expand_volume", parts.expand_volume.is_some(), controller),
@@ -334,44 +307,18 @@ impl Plugin {
             ("modify_volume", parts.modify_volume.is_some(), controller),
             ("stage_volume", parts.stage_volume.is_some(), node),
             ("volume_stats", parts.volume_stats.is_some(), node),
-            (
-                "node_expand_volume",
-                parts.node_expand_volume.is_some(),
-                node,
-            ),
-            (
-                "volume_mount_group",
-                has(NodeCapability::VolumeMountGroup.into()),
-                node,
-            ),
-            (
-                "clone_volume",
-                has(ControllerCapability::CloneVolume.into()),
-                create,
-            ),
-            (
-                "publish_readonly",
-                has(ControllerCapability::PublishReadonly.into()),
-                publish,
-            ),
-            (
-                "list_volumes_with_published_nodes",
-                has(ControllerCapability::ListVolumesPublishedNodes.into()),
-                publish,
-            ),
-            (
-                "single_node_multi_writer",
-                self.single_node_multi_writer,
-                ("controller or node", controller.1 || node.1),
-            ),
+            ("node_expand_volume", parts.node_expand_volume.is_some(), node),
+            ("volume_mount_group", has(NodeCapability::VolumeMountGroup.into()), node),
+            ("clone_volume", has(ControllerCapability::CloneVolume.into()), create),
+            ("publish_readonly", has(ControllerCapability::PublishReadonly.into()), publish),
+            ("list_volumes_with_published_nodes", has(ControllerCapability::ListVolumesPublishedNodes.into()), publish),
+            ("single_node_multi_writer", self.single_node_multi_writer, ("controller or node", controller.1 || node.1)),
             (
                 "volume_condition",
                 self.volume_condition,
                 (
                     "list_volumes or get_volume or volume_stats",
-                    parts.list_volumes.is_some()
-                        || parts.get_volume.is_some()
-                        || parts.volume_stats.is_some(),
+                    parts.list_volumes.is_some() || parts.get_volume.is_some() || parts.volume_stats.is_some(),
                 ),
             ),
             (
@@ -391,10 +338,7 @@ impl Plugin {
     fn check_identity(&self) -> Result<(), StartError> {
         let name = self.parts.identity.name();
         if let Some(problem) = name_problem(name) {
-            return Err(StartError::Name {
-                name: name.to_owned(),
-                problem,
-            });
+            return Err(StartError::Name { name: name.to_owned(), problem });
         }
         let version = self.parts.identity.vendor_version();
         let problem = match version.len() {
@@ -403,23 +347,11 @@ impl Plugin {
             _ => Some("has more than 128 bytes"),
         };
         if let Some(problem) = problem {
-            return Err(StartError::VendorVersion {
-                version: version.to_owned(),
-                problem,
-            });
+            return Err(StartError::VendorVersion { version: version.to_owned(), problem });
         }
-        let bytes = self
-            .parts
-            .identity
-            .manifest()
-            .iter()
-            .map(|(key, value)| key.len() + value.len())
-            .sum();
+        let bytes = self.parts.identity.manifest().iter().map(|(key, value)| key.len() + value.len()).sum();
         if bytes > MAX_MAP {
-            return Err(StartError::Manifest {
-                bytes,
-                limit: MAX_MAP,
-            });
+            return Err(StartError::Manifest { bytes, limit: MAX_MAP });
         }
         Ok(())
     }
@@ -432,16 +364,9 @@ fn name_problem(name: &str) -> Option<&'static str> {
         Some("is empty")
     } else if name.len() > 63 {
         Some("has more than 63 characters")
-    } else if ends
-        .iter()
-        .flatten()
-        .any(|end| !end.is_ascii_alphanumeric())
-    {
+    } else if ends.iter().flatten().any(|end| !end.is_ascii_alphanumeric()) {
         Some("has to begin and end with a letter or digit")
-    } else if !name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
-    {
+    } else if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.')) {
         Some("may have letters, digits, '-' and '.' only")
     } else {
         None
@@ -479,13 +404,7 @@ mod tests {
     #[test]
     fn contradictions_name_both_sides() {
         let error = plugin().clone_volume().check().unwrap_err();
-        assert_eq!(
-            error,
-            StartError::Needs {
-                part: "clone_volume",
-                needs: "create_delete_volume"
-            }
-        );
+        assert_eq!(error, StartError::Needs { part: "clone_volume", needs: "create_delete_volume" });
         assert!(
             error.to_string().contains("Plugin::clone_volume")
                 && error.to_string().contains("Plugin::create_delete_volume")
@@ -501,10 +420,7 @@ mod tests {
     fn an_identity_has_name_and_version() {
         let start = |name, version| Plugin::new(Arc::new(Me(name, version))).check();
         assert!(matches!(start("", "1"), Err(StartError::Name { .. })));
-        assert!(matches!(
-            start("p", ""),
-            Err(StartError::VendorVersion { .. })
-        ));
+        assert!(matches!(start("p", ""), Err(StartError::VendorVersion { .. })));
         assert_eq!(start("p", "1"), Ok(()));
     }
 }

@@ -23,8 +23,7 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("proto/csi.v1.bin");
 /// The descriptors, parsed once.
 pub fn descriptor_pool() -> &'static DescriptorPool {
     static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-        DescriptorPool::decode(FILE_DESCRIPTOR_SET)
-            .expect("the committed descriptor set is well-formed")
+        DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the committed descriptor set is well-formed")
     });
     &POOL
 }

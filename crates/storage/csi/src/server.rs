@@ -59,18 +59,10 @@ impl Plugin {
     ///
     /// # Errors
     /// [`ServeError::Start`] before the socket is touched; see [`ServeError`] for the rest.
-    pub async fn serve(
-        self,
-        endpoint: &Endpoint,
-        shutdown: impl Future<Output = ()>,
-    ) -> Result<(), ServeError> {
+    pub async fn serve(self, endpoint: &Endpoint, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         let (routes, tasks) = self.routes()?;
-        let listener = Listener::bind(endpoint)
-            .await
-            .map_err(|source| ServeError::Bind {
-                endpoint: endpoint.clone(),
-                source,
-            })?;
+        let listener =
+            Listener::bind(endpoint).await.map_err(|source| ServeError::Bind { endpoint: endpoint.clone(), source })?;
         tracing::info!("serving on {endpoint}");
         let served = tonic::transport::Server::builder()
             .add_routes(routes)
@@ -78,10 +70,7 @@ impl Plugin {
             .await;
         tasks.close();
         tasks.wait().await;
-        served.map_err(|source| ServeError::Serve {
-            endpoint: endpoint.clone(),
-            source,
-        })
+        served.map_err(|source| ServeError::Serve { endpoint: endpoint.clone(), source })
     }
 
     /// The plugin as gRPC routes, for a server of one's own.
@@ -101,15 +90,9 @@ impl Plugin {
         }));
         // All services are there, so that a call that is not supported is told so by name.
         let routes = Routes::new(proto::identity_server::IdentityServer::new(service.clone()))
-            .add_service(proto::controller_server::ControllerServer::new(
-                service.clone(),
-            ))
-            .add_service(proto::group_controller_server::GroupControllerServer::new(
-                service.clone(),
-            ))
-            .add_service(
-                proto::snapshot_metadata_server::SnapshotMetadataServer::new(service.clone()),
-            )
+            .add_service(proto::controller_server::ControllerServer::new(service.clone()))
+            .add_service(proto::group_controller_server::GroupControllerServer::new(service.clone()))
+            .add_service(proto::snapshot_metadata_server::SnapshotMetadataServer::new(service.clone()))
             .add_service(proto::node_server::NodeServer::new(service));
         Ok((routes, tasks))
     }
@@ -150,25 +133,13 @@ impl Service {
             let checked = async {
                 let _guard = inner.admit(method, &request)?;
                 let operation = operation(inner.clone(), request.clone());
-                AssertUnwindSafe(operation)
-                    .catch_unwind()
-                    .await
-                    .unwrap_or_else(|panic| Err(panicked(method, &*panic)))
+                AssertUnwindSafe(operation).catch_unwind().await.unwrap_or_else(|panic| Err(panicked(method, &*panic)))
             };
-            inner
-                .observer
-                .unary(
-                    method,
-                    &request,
-                    checked.map(|outcome| outcome.map_err(Status::from)),
-                )
-                .await
+            inner.observer.unary(method, &request, checked.map(|outcome| outcome.map_err(Status::from))).await
         };
         match self.0.tasks.spawn(task.in_current_span()).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Status::unavailable(format!(
-                "the plugin stopped in the middle of {method}"
-            ))),
+            Err(_) => Err(Status::unavailable(format!("the plugin stopped in the middle of {method}"))),
         }
     }
 }
@@ -187,10 +158,7 @@ impl Inner {
             return Ok(None);
         };
         let id = dynamic.get_field_by_name(field);
-        let id = id
-            .as_ref()
-            .and_then(|value| value.as_str())
-            .unwrap_or_default();
+        let id = id.as_ref().and_then(|value| value.as_str()).unwrap_or_default();
         self.locks.take(scope, id).map(Some)
     }
 }
@@ -199,26 +167,16 @@ impl Inner {
 fn reflect(method: &str, request: &impl Message) -> Result<DynamicMessage, Error> {
     let input = method[1..].split_once('/').and_then(|(service, name)| {
         let service = proto::descriptor_pool().get_service_by_name(service)?;
-        service
-            .methods()
-            .find(|method| method.name() == name)
-            .map(|method| method.input())
+        service.methods().find(|method| method.name() == name).map(|method| method.input())
     });
-    let input =
-        input.ok_or_else(|| Error::internal(format!("{method} is not in the descriptors")))?;
+    let input = input.ok_or_else(|| Error::internal(format!("{method} is not in the descriptors")))?;
     DynamicMessage::decode(input, request.encode_to_vec().as_slice())
         .map_err(|error| Error::internal("cannot read the request").with_source(error))
 }
 
 /// The error for a panic in a driver. What it says stays in the log.
 pub(crate) fn panicked(method: &str, panic: &(dyn Any + Send)) -> Error {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied());
-    tracing::error!(
-        "the driver panicked in {method}: {}",
-        text.unwrap_or("(no message)")
-    );
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    tracing::error!("the driver panicked in {method}: {}", text.unwrap_or("(no message)"));
     Error::internal(format!("the driver panicked in {method}: see its log"))
 }

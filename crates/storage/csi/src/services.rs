@@ -240,18 +240,11 @@ impl proto::snapshot_metadata_server::SnapshotMetadata for Service {
         request: Request<proto::GetMetadataAllocatedRequest>,
     ) -> Result<Response<Self::GetMetadataAllocatedStream>, Status> {
         let method = "/csi.v1.SnapshotMetadata/GetMetadataAllocated";
-        let rules = answer::Stream::new(
-            request.get_ref().starting_offset,
-            request.get_ref().max_results,
-        );
+        let rules = answer::Stream::new(request.get_ref().starting_offset, request.get_ref().max_results);
         let opened = Slot::default();
         let slot = opened.clone();
         self.call(method, request, |inner, request| async move {
-            slot.put(
-                part(inner.parts.snapshot_metadata.as_ref())?
-                    .get_metadata_allocated(request)
-                    .await?,
-            );
+            slot.put(part(inner.parts.snapshot_metadata.as_ref())?.get_metadata_allocated(request).await?);
             Ok(proto::GetMetadataAllocatedResponse::default())
         })
         .await?;
@@ -263,18 +256,11 @@ impl proto::snapshot_metadata_server::SnapshotMetadata for Service {
         request: Request<proto::GetMetadataDeltaRequest>,
     ) -> Result<Response<Self::GetMetadataDeltaStream>, Status> {
         let method = "/csi.v1.SnapshotMetadata/GetMetadataDelta";
-        let rules = answer::Stream::new(
-            request.get_ref().starting_offset,
-            request.get_ref().max_results,
-        );
+        let rules = answer::Stream::new(request.get_ref().starting_offset, request.get_ref().max_results);
         let opened = Slot::default();
         let slot = opened.clone();
         self.call(method, request, |inner, request| async move {
-            slot.put(
-                part(inner.parts.snapshot_metadata.as_ref())?
-                    .get_metadata_delta(request)
-                    .await?,
-            );
+            slot.put(part(inner.parts.snapshot_metadata.as_ref())?.get_metadata_delta(request).await?);
             Ok(proto::GetMetadataDeltaResponse::default())
         })
         .await?;
@@ -303,20 +289,12 @@ impl<T> Slot<T> {
     }
 
     fn take(&self) -> MetadataStream<T> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-            .expect("a call that succeeded has put its stream")
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().expect("a call that succeeded has put its stream")
     }
 }
 
 /// The driver's stream, each message checked; it ends with the first error.
-fn outgoing<T: Blocks + Send + 'static>(
-    method: &'static str,
-    rules: answer::Stream,
-    opened: Slot<T>,
-) -> Outgoing<T> {
+fn outgoing<T: Blocks + Send + 'static>(method: &'static str, rules: answer::Stream, opened: Slot<T>) -> Outgoing<T> {
     let messages = AssertUnwindSafe(opened.take()).catch_unwind();
     let checked = messages.scan((rules, false), move |(rules, failed), message| {
         let outcome = match message {

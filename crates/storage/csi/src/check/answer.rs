@@ -20,47 +20,29 @@ fn wrong(message: impl Into<String>) -> Error {
 fn id(name: &str, id: &str, limit: usize) -> Outcome {
     match id.len() {
         0 => Err(wrong(format!("{name} is empty"))),
-        length if length > limit => Err(wrong(format!(
-            "{name} has {length} bytes, more than the allowed {limit}"
-        ))),
+        length if length > limit => Err(wrong(format!("{name} has {length} bytes, more than the allowed {limit}"))),
         _ => Ok(()),
     }
 }
 
 fn same(name: &str, answered: &str, asked: &str) -> Outcome {
-    if answered == asked {
-        Ok(())
-    } else {
-        Err(wrong(format!(
-            "{name} is {answered:?}, asked was {asked:?}"
-        )))
-    }
+    if answered == asked { Ok(()) } else { Err(wrong(format!("{name} is {answered:?}, asked was {asked:?}"))) }
 }
 
 fn map(name: &str, map: &HashMap<String, String>) -> Outcome {
     let bytes: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
     if bytes > MAX_MAP {
-        return Err(wrong(format!(
-            "{name} has {bytes} bytes of keys and values, more than the allowed {MAX_MAP}"
-        )));
+        return Err(wrong(format!("{name} has {bytes} bytes of keys and values, more than the allowed {MAX_MAP}")));
     }
     Ok(())
 }
 
 fn not_negative(name: &str, number: i64) -> Outcome {
-    if number < 0 {
-        Err(wrong(format!("{name} is negative: {number}")))
-    } else {
-        Ok(())
-    }
+    if number < 0 { Err(wrong(format!("{name} is negative: {number}"))) } else { Ok(()) }
 }
 
 fn time(name: &str, time: Option<&Timestamp>) -> Outcome {
-    if time.is_none() {
-        Err(wrong(format!("{name} is missing")))
-    } else {
-        Ok(())
-    }
+    if time.is_none() { Err(wrong(format!("{name} is missing"))) } else { Ok(()) }
 }
 
 fn place(name: &str, place: &proto::Topology, capabilities: &Capabilities) -> Outcome {
@@ -68,10 +50,7 @@ fn place(name: &str, place: &proto::Topology, capabilities: &Capabilities) -> Ou
         let needs = "needs the capability VOLUME_ACCESSIBILITY_CONSTRAINTS, which this plugin does not have";
         return Err(wrong(format!("{name} {needs}")));
     }
-    let segments = place
-        .segments
-        .iter()
-        .map(|(key, value)| (key.as_str(), value.as_str()));
+    let segments = place.segments.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     topology::check(name, segments).map_err(Error::in_answer)
 }
 
@@ -79,24 +58,14 @@ fn place(name: &str, place: &proto::Topology, capabilities: &Capabilities) -> Ou
 fn capacity(bytes: i64, range: Option<&proto::CapacityRange>, known: bool) -> Outcome {
     not_negative("capacity_bytes", bytes)?;
     if bytes == 0 {
-        return if known {
-            Err(wrong("capacity_bytes is 0"))
-        } else {
-            Ok(())
-        };
+        return if known { Err(wrong("capacity_bytes is 0")) } else { Ok(()) };
     }
     let Some(range) = range else { return Ok(()) };
     if bytes < range.required_bytes {
-        return Err(wrong(format!(
-            "capacity_bytes {bytes} is less than the required {}",
-            range.required_bytes
-        )));
+        return Err(wrong(format!("capacity_bytes {bytes} is less than the required {}", range.required_bytes)));
     }
     if range.limit_bytes != 0 && bytes > range.limit_bytes {
-        return Err(wrong(format!(
-            "capacity_bytes {bytes} is more than the limit {}",
-            range.limit_bytes
-        )));
+        return Err(wrong(format!("capacity_bytes {bytes} is more than the limit {}", range.limit_bytes)));
     }
     Ok(())
 }
@@ -105,10 +74,7 @@ fn volume(volume: &proto::Volume, capabilities: &Capabilities) -> Outcome {
     id("volume_id", &volume.volume_id, MAX_STRING)?;
     not_negative("capacity_bytes", volume.capacity_bytes)?;
     map("volume_context", &volume.volume_context)?;
-    volume
-        .accessible_topology
-        .iter()
-        .try_for_each(|topology| place("accessible_topology", topology, capabilities))
+    volume.accessible_topology.iter().try_for_each(|topology| place("accessible_topology", topology, capabilities))
 }
 
 pub(crate) fn create_volume(
@@ -117,11 +83,7 @@ pub(crate) fn create_volume(
     capabilities: &Capabilities,
 ) -> Outcome {
     volume(answer, capabilities)?;
-    capacity(
-        answer.capacity_bytes,
-        request.capacity_range.as_ref(),
-        false,
-    )?;
+    capacity(answer.capacity_bytes, request.capacity_range.as_ref(), false)?;
     if answer.content_source != request.volume_content_source {
         let problem = "content_source is not the request's volume_content_source";
         return Err(wrong(problem));
@@ -137,17 +99,12 @@ fn listing<T>(page: &Page, listing: &Listing<T>) -> Outcome {
     if let Some(max) = page.max_entries
         && listing.entries.len() > max.get() as usize
     {
-        return Err(wrong(format!(
-            "there are {} entries, asked were {max} at most",
-            listing.entries.len()
-        )));
+        return Err(wrong(format!("there are {} entries, asked were {max} at most", listing.entries.len())));
     }
     if let Some(token) = &listing.next_token {
         id("next_token", token, MAX_STRING)?;
         if page.token.as_ref() == Some(token) {
-            return Err(wrong(
-                "next_token is the token asked for: the caller would go round in circles",
-            ));
+            return Err(wrong("next_token is the token asked for: the caller would go round in circles"));
         }
     }
     Ok(())
@@ -165,16 +122,10 @@ pub(crate) fn list_volumes(
             return Err(wrong("an entry has no volume"));
         };
         volume(listed, capabilities)?;
-        let nodes = entry
-            .status
-            .as_ref()
-            .map_or(&[][..], |status| &status.published_node_ids);
+        let nodes = entry.status.as_ref().map_or(&[][..], |status| &status.published_node_ids);
         if !nodes_allowed && !nodes.is_empty() {
             let needs = "needs the capability LIST_VOLUMES_PUBLISHED_NODES, which this plugin does not have";
-            return Err(wrong(format!(
-                "published_node_ids of volume {:?} {needs}",
-                listed.volume_id
-            )));
+            return Err(wrong(format!("published_node_ids of volume {:?} {needs}", listed.volume_id)));
         }
     }
     Ok(())
@@ -182,14 +133,8 @@ pub(crate) fn list_volumes(
 
 pub(crate) fn get_capacity(answer: &proto::GetCapacityResponse) -> Outcome {
     not_negative("available_capacity", answer.available_capacity)?;
-    not_negative(
-        "maximum_volume_size",
-        answer.maximum_volume_size.unwrap_or_default(),
-    )?;
-    not_negative(
-        "minimum_volume_size",
-        answer.minimum_volume_size.unwrap_or_default(),
-    )
+    not_negative("maximum_volume_size", answer.maximum_volume_size.unwrap_or_default())?;
+    not_negative("minimum_volume_size", answer.minimum_volume_size.unwrap_or_default())
 }
 
 pub(crate) fn snapshot(answer: &proto::Snapshot) -> Outcome {
@@ -199,22 +144,12 @@ pub(crate) fn snapshot(answer: &proto::Snapshot) -> Outcome {
     time("creation_time", answer.creation_time.as_ref())
 }
 
-pub(crate) fn create_snapshot(
-    request: &proto::CreateSnapshotRequest,
-    answer: &proto::Snapshot,
-) -> Outcome {
+pub(crate) fn create_snapshot(request: &proto::CreateSnapshotRequest, answer: &proto::Snapshot) -> Outcome {
     snapshot(answer)?;
-    same(
-        "source_volume_id",
-        &answer.source_volume_id,
-        &request.source_volume_id,
-    )
+    same("source_volume_id", &answer.source_volume_id, &request.source_volume_id)
 }
 
-pub(crate) fn get_snapshot(
-    request: &proto::GetSnapshotRequest,
-    answer: &proto::Snapshot,
-) -> Outcome {
+pub(crate) fn get_snapshot(request: &proto::GetSnapshotRequest, answer: &proto::Snapshot) -> Outcome {
     snapshot(answer)?;
     same("snapshot_id", &answer.snapshot_id, &request.snapshot_id)
 }
@@ -228,11 +163,7 @@ pub(crate) fn list_snapshots(
     for entry in &answer.entries {
         snapshot(entry)?;
         if !request.source_volume_id.is_empty() {
-            same(
-                "source_volume_id",
-                &entry.source_volume_id,
-                &request.source_volume_id,
-            )?;
+            same("source_volume_id", &entry.source_volume_id, &request.source_volume_id)?;
         }
         if !request.snapshot_id.is_empty() {
             same("snapshot_id", &entry.snapshot_id, &request.snapshot_id)?;
@@ -246,10 +177,7 @@ pub(crate) fn expand_volume(
     answer: &proto::ControllerExpandVolumeResponse,
 ) -> Outcome {
     // A volume that was larger before stays so: the limit bounds growth, not what is there.
-    let required = request.capacity_range.map(|range| proto::CapacityRange {
-        limit_bytes: 0,
-        ..range
-    });
+    let required = request.capacity_range.map(|range| proto::CapacityRange { limit_bytes: 0, ..range });
     capacity(answer.capacity_bytes, required.as_ref(), true)
 }
 
@@ -257,10 +185,7 @@ pub(crate) fn node_expand_volume(
     request: &proto::NodeExpandVolumeRequest,
     answer: &proto::NodeExpandVolumeResponse,
 ) -> Outcome {
-    let required = request.capacity_range.map(|range| proto::CapacityRange {
-        limit_bytes: 0,
-        ..range
-    });
+    let required = request.capacity_range.map(|range| proto::CapacityRange { limit_bytes: 0, ..range });
     capacity(answer.capacity_bytes, required.as_ref(), false)
 }
 
@@ -288,16 +213,9 @@ fn group(answer: &proto::VolumeGroupSnapshot) -> Outcome {
     }
     for member in &answer.snapshots {
         snapshot(member)?;
-        same(
-            "group_snapshot_id of a member",
-            &member.group_snapshot_id,
-            &answer.group_snapshot_id,
-        )?;
+        same("group_snapshot_id of a member", &member.group_snapshot_id, &answer.group_snapshot_id)?;
         if answer.ready_to_use && !member.ready_to_use {
-            return Err(wrong(format!(
-                "the group is ready to use, but its member {:?} is not",
-                member.snapshot_id
-            )));
+            return Err(wrong(format!("the group is ready to use, but its member {:?} is not", member.snapshot_id)));
         }
     }
     Ok(())
@@ -308,20 +226,10 @@ pub(crate) fn create_group_snapshot(
     answer: &proto::VolumeGroupSnapshot,
 ) -> Outcome {
     group(answer)?;
-    let asked: HashSet<&str> = request
-        .source_volume_ids
-        .iter()
-        .map(String::as_str)
-        .collect();
-    let answered: HashSet<&str> = answer
-        .snapshots
-        .iter()
-        .map(|member| member.source_volume_id.as_str())
-        .collect();
+    let asked: HashSet<&str> = request.source_volume_ids.iter().map(String::as_str).collect();
+    let answered: HashSet<&str> = answer.snapshots.iter().map(|member| member.source_volume_id.as_str()).collect();
     if asked != answered || answer.snapshots.len() != request.source_volume_ids.len() {
-        return Err(wrong(
-            "the members are not one snapshot of each of source_volume_ids",
-        ));
+        return Err(wrong("the members are not one snapshot of each of source_volume_ids"));
     }
     Ok(())
 }
@@ -331,23 +239,13 @@ pub(crate) fn get_group_snapshot(
     answer: &proto::VolumeGroupSnapshot,
 ) -> Outcome {
     group(answer)?;
-    same(
-        "group_snapshot_id",
-        &answer.group_snapshot_id,
-        &request.group_snapshot_id,
-    )
+    same("group_snapshot_id", &answer.group_snapshot_id, &request.group_snapshot_id)
 }
 
-pub(crate) fn node_info(
-    answer: &proto::NodeGetInfoResponse,
-    capabilities: &Capabilities,
-) -> Outcome {
+pub(crate) fn node_info(answer: &proto::NodeGetInfoResponse, capabilities: &Capabilities) -> Outcome {
     id("node_id", &answer.node_id, MAX_NODE_ID)?;
     not_negative("max_volumes_per_node", answer.max_volumes_per_node)?;
-    answer
-        .accessible_topology
-        .iter()
-        .try_for_each(|topology| place("accessible_topology", topology, capabilities))
+    answer.accessible_topology.iter().try_for_each(|topology| place("accessible_topology", topology, capabilities))
 }
 
 pub(crate) fn volume_stats(answer: &proto::NodeGetVolumeStatsResponse) -> Outcome {
@@ -370,21 +268,13 @@ pub(crate) trait Blocks {
 
 impl Blocks for proto::GetMetadataAllocatedResponse {
     fn parts(&self) -> (i32, i64, &[proto::BlockMetadata]) {
-        (
-            self.block_metadata_type,
-            self.volume_capacity_bytes,
-            &self.block_metadata,
-        )
+        (self.block_metadata_type, self.volume_capacity_bytes, &self.block_metadata)
     }
 }
 
 impl Blocks for proto::GetMetadataDeltaResponse {
     fn parts(&self) -> (i32, i64, &[proto::BlockMetadata]) {
-        (
-            self.block_metadata_type,
-            self.volume_capacity_bytes,
-            &self.block_metadata,
-        )
+        (self.block_metadata_type, self.volume_capacity_bytes, &self.block_metadata)
     }
 }
 
@@ -404,13 +294,7 @@ pub(crate) struct Stream {
 impl Stream {
     pub(crate) fn new(starting_offset: i64, max_results: i32) -> Self {
         let max_results = usize::try_from(max_results).unwrap_or(0);
-        Self {
-            starting_offset,
-            max_results,
-            header: None,
-            block: None,
-            end: 0,
-        }
+        Self { starting_offset, max_results, header: None, block: None, end: 0 }
     }
 
     pub(crate) fn check(&mut self, message: &impl Blocks) -> Outcome {
@@ -421,23 +305,14 @@ impl Stream {
             _ => return Err(wrong(format!("block_metadata_type is {kind}"))),
         };
         if *self.header.get_or_insert((kind, size)) != (kind, size) {
-            return Err(wrong(
-                "block_metadata_type or volume_capacity_bytes differ from the stream's first message",
-            ));
+            return Err(wrong("block_metadata_type or volume_capacity_bytes differ from the stream's first message"));
         }
         if self.max_results != 0 && blocks.len() > self.max_results {
-            return Err(wrong(format!(
-                "there are {} ranges, asked were {} at most",
-                blocks.len(),
-                self.max_results
-            )));
+            return Err(wrong(format!("there are {} ranges, asked were {} at most", blocks.len(), self.max_results)));
         }
         for block in blocks {
             let (offset, length) = (block.byte_offset, block.size_bytes);
-            let Some(end) = offset
-                .checked_add(length)
-                .filter(|&end| offset >= 0 && length > 0 && end <= size)
-            else {
+            let Some(end) = offset.checked_add(length).filter(|&end| offset >= 0 && length > 0 && end <= size) else {
                 return Err(wrong(format!(
                     "the range of {length} bytes at {offset} is not within the volume of {size} bytes"
                 )));
@@ -470,77 +345,30 @@ mod tests {
     use super::*;
 
     fn message(kind: i32, size: i64, ranges: &[(i64, i64)]) -> proto::GetMetadataAllocatedResponse {
-        let block_metadata = ranges
-            .iter()
-            .map(|&(byte_offset, size_bytes)| proto::BlockMetadata {
-                byte_offset,
-                size_bytes,
-            })
-            .collect();
-        proto::GetMetadataAllocatedResponse {
-            block_metadata_type: kind,
-            volume_capacity_bytes: size,
-            block_metadata,
-        }
+        let block_metadata =
+            ranges.iter().map(|&(byte_offset, size_bytes)| proto::BlockMetadata { byte_offset, size_bytes }).collect();
+        proto::GetMetadataAllocatedResponse { block_metadata_type: kind, volume_capacity_bytes: size, block_metadata }
     }
 
     #[test]
     fn a_stream_ascends_and_agrees_with_itself() {
         let mut stream = Stream::new(0, 2);
-        stream
-            .check(&message(1, 100, &[(0, 10), (20, 10)]))
-            .unwrap();
+        stream.check(&message(1, 100, &[(0, 10), (20, 10)])).unwrap();
         stream.check(&message(1, 100, &[(90, 10)])).unwrap();
         for (starting_offset, messages, problem) in [
             (0, vec![message(0, 100, &[])], "block_metadata_type is 0"),
-            (
-                0,
-                vec![message(1, 100, &[]), message(2, 100, &[])],
-                "differ from the stream's first",
-            ),
-            (
-                0,
-                vec![message(1, 100, &[]), message(1, 101, &[])],
-                "differ from the stream's first",
-            ),
-            (
-                0,
-                vec![message(1, 100, &[(0, 1), (1, 1), (2, 1)])],
-                "asked were 2",
-            ),
-            (
-                0,
-                vec![message(1, 100, &[(10, 10)]), message(1, 100, &[(0, 10)])],
-                "begins before",
-            ),
-            (
-                0,
-                vec![message(1, 100, &[(0, 10), (10, 20)])],
-                "FIXED_LENGTH",
-            ),
-            (
-                0,
-                vec![message(2, 100, &[(95, 10)])],
-                "not within the volume",
-            ),
-            (
-                0,
-                vec![message(2, 100, &[(i64::MAX, 10)])],
-                "not within the volume",
-            ),
+            (0, vec![message(1, 100, &[]), message(2, 100, &[])], "differ from the stream's first"),
+            (0, vec![message(1, 100, &[]), message(1, 101, &[])], "differ from the stream's first"),
+            (0, vec![message(1, 100, &[(0, 1), (1, 1), (2, 1)])], "asked were 2"),
+            (0, vec![message(1, 100, &[(10, 10)]), message(1, 100, &[(0, 10)])], "begins before"),
+            (0, vec![message(1, 100, &[(0, 10), (10, 20)])], "FIXED_LENGTH"),
+            (0, vec![message(2, 100, &[(95, 10)])], "not within the volume"),
+            (0, vec![message(2, 100, &[(i64::MAX, 10)])], "not within the volume"),
             (0, vec![message(2, 100, &[(5, 0)])], "not within the volume"),
-            (
-                50,
-                vec![message(2, 100, &[(40, 10)])],
-                "before starting_offset",
-            ),
+            (50, vec![message(2, 100, &[(40, 10)])], "before starting_offset"),
         ] {
             let mut stream = Stream::new(starting_offset, 2);
-            let error = messages
-                .iter()
-                .map(|message| stream.check(message))
-                .find_map(Result::err)
-                .unwrap();
+            let error = messages.iter().map(|message| stream.check(message)).find_map(Result::err).unwrap();
             assert!(error.message().contains(problem), "{error:?}");
             assert_eq!(error.code(), tonic::Code::Internal);
         }
@@ -549,14 +377,8 @@ mod tests {
     #[test]
     fn volumes_fit_their_requests() {
         let capabilities = Capabilities::default();
-        let range = proto::CapacityRange {
-            required_bytes: 10,
-            limit_bytes: 20,
-        };
-        let request = proto::CreateVolumeRequest {
-            capacity_range: Some(range),
-            ..Default::default()
-        };
+        let range = proto::CapacityRange { required_bytes: 10, limit_bytes: 20 };
+        let request = proto::CreateVolumeRequest { capacity_range: Some(range), ..Default::default() };
         let volume = |volume_id: &str, capacity_bytes| proto::Volume {
             volume_id: volume_id.into(),
             capacity_bytes,
@@ -572,28 +394,17 @@ mod tests {
             (volume("v", 21), "more than the limit 20"),
             (volume("v", -1), "capacity_bytes is negative"),
             (
-                proto::Volume {
-                    accessible_topology: vec![proto::Topology::default()],
-                    ..volume("v", 10)
-                },
+                proto::Volume { accessible_topology: vec![proto::Topology::default()], ..volume("v", 10) },
                 "VOLUME_ACCESSIBILITY_CONSTRAINTS",
             ),
             (
-                proto::Volume {
-                    content_source: Some(proto::VolumeContentSource::default()),
-                    ..volume("v", 10)
-                },
+                proto::Volume { content_source: Some(proto::VolumeContentSource::default()), ..volume("v", 10) },
                 "content_source",
             ),
         ] {
             let error = create_volume(&request, &answer, &capabilities).unwrap_err();
             assert!(error.message().contains(problem), "{error:?}");
-            assert!(
-                error
-                    .message()
-                    .starts_with("the driver's answer is wrong: "),
-                "{error:?}"
-            );
+            assert!(error.message().starts_with("the driver's answer is wrong: "), "{error:?}");
         }
     }
 }

@@ -1,8 +1,7 @@
 //! What the specification demands of each request, as one table.
 
 use crate::capability::{
-    Capability, ControllerCapability as C, GroupControllerCapability as G, NodeCapability as N,
-    PluginService as P,
+    Capability, ControllerCapability as C, GroupControllerCapability as G, NodeCapability as N, PluginService as P,
 };
 
 /// What has to be there for an RPC to be served at all.
@@ -63,13 +62,7 @@ pub(crate) struct Rule {
 
 impl Rule {
     const fn new(method: &'static str, gate: Gate, required: &'static [&'static str]) -> Self {
-        Self {
-            method,
-            gate,
-            required,
-            only_with: &[],
-            lock: None,
-        }
+        Self { method, gate, required, only_with: &[], lock: None }
     }
 
     const fn only_with(mut self, only_with: &'static [(&'static str, Capability)]) -> Self {
@@ -114,30 +107,16 @@ pub(crate) const RULES: &[Rule] = &[
     Rule::new("/csi.v1.Identity/GetPluginInfo", Gate::Open, &[]),
     Rule::new("/csi.v1.Identity/GetPluginCapabilities", Gate::Open, &[]),
     Rule::new("/csi.v1.Identity/Probe", Gate::Open, &[]),
-    Rule::new(
-        "/csi.v1.Controller/CreateVolume",
-        controller(C::CreateDeleteVolume),
-        &["name", "volume_capabilities"],
-    )
-    .only_with(&[
-        (
-            "volume_content_source.snapshot",
-            Capability::Controller(C::CreateDeleteSnapshot),
-        ),
-        (
-            "volume_content_source.volume",
-            Capability::Controller(C::CloneVolume),
-        ),
-        ("mutable_parameters", MODIFY),
-        ("accessibility_requirements", TOPOLOGY),
-    ])
-    .locks(Scope::VolumeName, "name"),
-    Rule::new(
-        "/csi.v1.Controller/DeleteVolume",
-        controller(C::CreateDeleteVolume),
-        &["volume_id"],
-    )
-    .locks(Scope::Volume, "volume_id"),
+    Rule::new("/csi.v1.Controller/CreateVolume", controller(C::CreateDeleteVolume), &["name", "volume_capabilities"])
+        .only_with(&[
+            ("volume_content_source.snapshot", Capability::Controller(C::CreateDeleteSnapshot)),
+            ("volume_content_source.volume", Capability::Controller(C::CloneVolume)),
+            ("mutable_parameters", MODIFY),
+            ("accessibility_requirements", TOPOLOGY),
+        ])
+        .locks(Scope::VolumeName, "name"),
+    Rule::new("/csi.v1.Controller/DeleteVolume", controller(C::CreateDeleteVolume), &["volume_id"])
+        .locks(Scope::Volume, "volume_id"),
     Rule::new(
         "/csi.v1.Controller/ControllerPublishVolume",
         controller(C::PublishUnpublishVolume),
@@ -145,100 +124,44 @@ pub(crate) const RULES: &[Rule] = &[
     )
     .only_with(&[("readonly", Capability::Controller(C::PublishReadonly))])
     .locks(Scope::Volume, "volume_id"),
-    Rule::new(
-        "/csi.v1.Controller/ControllerUnpublishVolume",
-        controller(C::PublishUnpublishVolume),
-        &["volume_id"],
-    )
-    .locks(Scope::Volume, "volume_id"),
+    Rule::new("/csi.v1.Controller/ControllerUnpublishVolume", controller(C::PublishUnpublishVolume), &["volume_id"])
+        .locks(Scope::Volume, "volume_id"),
     Rule::new(
         "/csi.v1.Controller/ValidateVolumeCapabilities",
         plugin(P::ControllerService),
         &["volume_id", "volume_capabilities"],
     )
     .only_with(&[("mutable_parameters", MODIFY)]),
-    Rule::new(
-        "/csi.v1.Controller/ListVolumes",
-        controller(C::ListVolumes),
-        &[],
-    ),
-    Rule::new(
-        "/csi.v1.Controller/GetCapacity",
-        controller(C::GetCapacity),
-        &[],
-    )
-    .only_with(&[("accessible_topology", TOPOLOGY)]),
-    Rule::new(
-        "/csi.v1.Controller/ControllerGetCapabilities",
-        plugin(P::ControllerService),
-        &[],
-    ),
-    Rule::new(
-        "/csi.v1.Controller/CreateSnapshot",
-        controller(C::CreateDeleteSnapshot),
-        &["source_volume_id", "name"],
-    )
-    .locks(Scope::SnapshotName, "name"),
-    Rule::new(
-        "/csi.v1.Controller/DeleteSnapshot",
-        controller(C::CreateDeleteSnapshot),
-        &["snapshot_id"],
-    )
-    .locks(Scope::Snapshot, "snapshot_id"),
-    Rule::new(
-        "/csi.v1.Controller/ListSnapshots",
-        controller(C::ListSnapshots),
-        &[],
-    ),
-    Rule::new(
-        "/csi.v1.Controller/GetSnapshot",
-        controller(C::GetSnapshot),
-        &["snapshot_id"],
-    ),
+    Rule::new("/csi.v1.Controller/ListVolumes", controller(C::ListVolumes), &[]),
+    Rule::new("/csi.v1.Controller/GetCapacity", controller(C::GetCapacity), &[])
+        .only_with(&[("accessible_topology", TOPOLOGY)]),
+    Rule::new("/csi.v1.Controller/ControllerGetCapabilities", plugin(P::ControllerService), &[]),
+    Rule::new("/csi.v1.Controller/CreateSnapshot", controller(C::CreateDeleteSnapshot), &["source_volume_id", "name"])
+        .locks(Scope::SnapshotName, "name"),
+    Rule::new("/csi.v1.Controller/DeleteSnapshot", controller(C::CreateDeleteSnapshot), &["snapshot_id"])
+        .locks(Scope::Snapshot, "snapshot_id"),
+    Rule::new("/csi.v1.Controller/ListSnapshots", controller(C::ListSnapshots), &[]),
+    Rule::new("/csi.v1.Controller/GetSnapshot", controller(C::GetSnapshot), &["snapshot_id"]),
     Rule::new(
         "/csi.v1.Controller/ControllerExpandVolume",
         controller(C::ExpandVolume),
         &["volume_id", "capacity_range"],
     )
     .locks(Scope::Volume, "volume_id"),
-    Rule::new(
-        "/csi.v1.Controller/ControllerGetVolume",
-        controller(C::GetVolume),
-        &["volume_id"],
-    ),
+    Rule::new("/csi.v1.Controller/ControllerGetVolume", controller(C::GetVolume), &["volume_id"]),
     Rule::new(
         "/csi.v1.Controller/ControllerModifyVolume",
         controller(C::ModifyVolume),
         &["volume_id", "mutable_parameters"],
     )
     .locks(Scope::Volume, "volume_id"),
-    Rule::new(
-        "/csi.v1.GroupController/GroupControllerGetCapabilities",
-        plugin(P::GroupControllerService),
-        &[],
-    ),
-    Rule::new(
-        "/csi.v1.GroupController/CreateVolumeGroupSnapshot",
-        GROUP,
-        &["name", "source_volume_ids"],
-    )
-    .locks(Scope::GroupSnapshotName, "name"),
-    Rule::new(
-        "/csi.v1.GroupController/DeleteVolumeGroupSnapshot",
-        GROUP,
-        &["group_snapshot_id"],
-    )
-    .locks(Scope::GroupSnapshot, "group_snapshot_id"),
-    Rule::new(
-        "/csi.v1.GroupController/GetVolumeGroupSnapshot",
-        GROUP,
-        &["group_snapshot_id"],
-    ),
-    Rule::new(
-        "/csi.v1.SnapshotMetadata/GetMetadataAllocated",
-        plugin(P::SnapshotMetadataService),
-        &["snapshot_id"],
-    ),
+    Rule::new("/csi.v1.GroupController/GroupControllerGetCapabilities", plugin(P::GroupControllerService), &[]),
+    Rule::new("/csi.v1.GroupController/CreateVolumeGroupSnapshot", GROUP, &["name", "source_volume_ids"])
+        .locks(Scope::GroupSnapshotName, "name"),
+    Rule::new("/csi.v1.GroupController/DeleteVolumeGroupSnapshot", GROUP, &["group_snapshot_id"])
+        .locks(Scope::GroupSnapshot, "group_snapshot_id"),
+    Rule::new("/csi.v1.GroupController/GetVolumeGroupSnapshot", GROUP, &["group_snapshot_id"]),
+    Rule::new("/csi.v1.SnapshotMetadata/GetMetadataAllocated", plugin(P::SnapshotMetadataService), &["snapshot_id"]),
     Rule::new(
         "/csi.v1.SnapshotMetadata/GetMetadataDelta",
         plugin(P::SnapshotMetadataService),
@@ -250,45 +173,22 @@ pub(crate) const RULES: &[Rule] = &[
         &["volume_id", "staging_target_path", "volume_capability"],
     )
     .locks(Scope::NodeVolume, "volume_id"),
-    Rule::new(
-        "/csi.v1.Node/NodeUnstageVolume",
-        node(N::StageUnstageVolume),
-        &["volume_id", "staging_target_path"],
-    )
-    .locks(Scope::NodeVolume, "volume_id"),
-    Rule::new(
-        "/csi.v1.Node/NodePublishVolume",
-        Gate::Node,
-        &["volume_id", "target_path", "volume_capability"],
-    )
-    .locks(Scope::NodeVolume, "volume_id"),
-    Rule::new(
-        "/csi.v1.Node/NodeUnpublishVolume",
-        Gate::Node,
-        &["volume_id", "target_path"],
-    )
-    .locks(Scope::NodeVolume, "volume_id"),
-    Rule::new(
-        "/csi.v1.Node/NodeGetVolumeStats",
-        node(N::GetVolumeStats),
-        &["volume_id", "volume_path"],
-    ),
-    Rule::new(
-        "/csi.v1.Node/NodeExpandVolume",
-        node(N::ExpandVolume),
-        &["volume_id", "volume_path"],
-    )
-    .locks(Scope::NodeVolume, "volume_id"),
+    Rule::new("/csi.v1.Node/NodeUnstageVolume", node(N::StageUnstageVolume), &["volume_id", "staging_target_path"])
+        .locks(Scope::NodeVolume, "volume_id"),
+    Rule::new("/csi.v1.Node/NodePublishVolume", Gate::Node, &["volume_id", "target_path", "volume_capability"])
+        .locks(Scope::NodeVolume, "volume_id"),
+    Rule::new("/csi.v1.Node/NodeUnpublishVolume", Gate::Node, &["volume_id", "target_path"])
+        .locks(Scope::NodeVolume, "volume_id"),
+    Rule::new("/csi.v1.Node/NodeGetVolumeStats", node(N::GetVolumeStats), &["volume_id", "volume_path"]),
+    Rule::new("/csi.v1.Node/NodeExpandVolume", node(N::ExpandVolume), &["volume_id", "volume_path"])
+        .locks(Scope::NodeVolume, "volume_id"),
     Rule::new("/csi.v1.Node/NodeGetCapabilities", Gate::Node, &[]),
     Rule::new("/csi.v1.Node/NodeGetInfo", Gate::Node, &[]),
 ];
 
 /// The rule of an RPC.
 pub(crate) fn rule(method: &str) -> &'static Rule {
-    RULES
-        .iter()
-        .find(|rule| rule.method == method)
-        .expect("a test finds every RPC of the descriptor in the table")
+    RULES.iter().find(|rule| rule.method == method).expect("a test finds every RPC of the descriptor in the table")
 }
 
 #[cfg(test)]
@@ -312,22 +212,11 @@ mod tests {
             assert!(methods.contains(rule.method), "{}", rule.method);
             let (service, name) = rule.method[1..].split_once('/').unwrap();
             let service = descriptor_pool().get_service_by_name(service).unwrap();
-            let input = service
-                .methods()
-                .find(|method| method.name() == name)
-                .unwrap()
-                .input();
-            let fields = rule
-                .required
-                .iter()
-                .chain(rule.lock.iter().map(|(_, field)| field));
+            let input = service.methods().find(|method| method.name() == name).unwrap().input();
+            let fields = rule.required.iter().chain(rule.lock.iter().map(|(_, field)| field));
             for field in fields.chain(rule.only_with.iter().map(|(path, _)| path)) {
                 let first = field.split('.').next().unwrap();
-                assert!(
-                    input.get_field_by_name(first).is_some(),
-                    "{}: {field}",
-                    rule.method
-                );
+                assert!(input.get_field_by_name(first).is_some(), "{}: {field}", rule.method);
             }
         }
     }
