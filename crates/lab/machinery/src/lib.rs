@@ -11,7 +11,7 @@
 //! | [`duration`], [`time`] | human ages, RFC 3339 stamps |
 //! | [`selector`] | label and field selectors |
 //! | [`json`], [`merge`], [`strategic`] | the three patch formats |
-//! | `table` | server-side printing (`meta.k8s.io/v1 Table`) |
+//! | [`table`] | server-side printing (`meta.k8s.io/v1 Table`) |
 //! | `managed` | field ownership and server-side apply |
 
 pub mod duration;
@@ -22,6 +22,7 @@ mod patch;
 pub mod quantity;
 pub mod selector;
 pub mod strategic;
+pub mod table;
 pub mod time;
 
 pub use patch::PatchError;

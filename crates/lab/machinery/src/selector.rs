@@ -424,7 +424,9 @@ impl Field {
             let found = part
                 .match_indices(['=', '!'])
                 .find_map(|(i, _)| ["!=", "==", "="].into_iter().find(|op| part[i..].starts_with(op)).map(|op| (i, op)));
-            let Some((at, operator)) = found else {
+            // A '!' that is no operator is no part of a path either.
+            let readable = |at: usize| !part[..at].trim().is_empty() && !part[..at].contains('!');
+            let Some((at, operator)) = found.filter(|(at, _)| readable(*at)) else {
                 return Err(SelectorError::Field(format!(
                     "'{text}'; can't understand '{part}': expected path=value, path==value or path!=value"
                 )));
@@ -602,7 +604,7 @@ mod tests {
         assert!(selector.matches(object));
         assert!(!Field::parse("metadata.name!=x").expect("valid").matches(object));
         assert_eq!(Field::parse(r"a=b\,c\=d").expect("valid").exact("a"), Some("b,c=d"));
-        for bad in ["metadata.name", r"a=\x", "a=b=c", "a in (b)"] {
+        for bad in ["metadata.name", r"a=\x", "a=b=c", "a in (b)", "=x", "! =x"] {
             assert!(Field::parse(bad).is_err(), "{bad}");
         }
         assert!(Field::parse("").expect("valid").is_everything());
