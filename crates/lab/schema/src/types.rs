@@ -137,6 +137,39 @@ pub struct Rules {
     pub not: Option<Arc<Schema>>,
 }
 
+impl Rules {
+    /// Tells whether there is any rule in it.
+    pub fn is_some(&self) -> bool {
+        let Self {
+            allowed,
+            minimum,
+            exclusive_minimum: _,
+            maximum,
+            exclusive_maximum: _,
+            multiple_of,
+            min_length,
+            max_length,
+            pattern,
+            min_items,
+            max_items,
+            unique_items,
+            min_properties,
+            max_properties,
+            all_of,
+            any_of,
+            one_of,
+            not,
+        } = self;
+        !allowed.is_empty()
+            || minimum.or(*maximum).or(*multiple_of).is_some()
+            || min_length.or(*max_length).or(*min_items).or(*max_items).or(*min_properties).or(*max_properties).is_some()
+            || pattern.is_some()
+            || *unique_items
+            || !(all_of.is_empty() && any_of.is_empty() && one_of.is_empty())
+            || not.is_some()
+    }
+}
+
 /// A regular expression with its source text.
 #[derive(Debug, Clone)]
 pub struct Pattern {
@@ -164,7 +197,7 @@ impl Pattern {
 /// The schema of one value.
 ///
 /// A schema with a [`reference`](Self::reference) stands for the definition of that name: its other fields hold only what
-/// belongs to the place of use (description, default, list and patch facts). Every function of this crate that takes a
+/// belongs to the place of use (description, default, list and patch facts, and properties with further value rules). Every function of this crate that takes a
 /// schema follows the reference; others do it with [`Definitions::resolve`].
 #[derive(Debug, Clone, Default)]
 pub struct Schema {

@@ -43,6 +43,13 @@ impl Validator<'_> {
             self.wrong_type(schema, value, path);
             return;
         }
+        if place.reference.is_some() {
+            for (name, inner) in &place.properties {
+                if let Some(value) = value.get(&**name) {
+                    self.at(inner, value, old.and_then(|old| old.get(&**name)), &child(path, name));
+                }
+            }
+        }
         self.format(schema, value, path);
         if let Some(rules) = &schema.rules {
             self.rules(rules, value, path);
