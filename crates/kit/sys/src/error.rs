@@ -59,9 +59,7 @@ impl Error {
     /// The `errno` behind this error, if there was one.
     pub fn raw_os_error(&self) -> Option<i32> {
         match self {
-            Self::Loop { source, .. } | Self::Mount { source, .. } | Self::File { source, .. } => {
-                source.raw_os_error()
-            }
+            Self::Loop { source, .. } | Self::Mount { source, .. } | Self::File { source, .. } => source.raw_os_error(),
             Self::LoopContention { .. } | Self::MountTable { .. } => None,
         }
     }
@@ -73,42 +71,18 @@ impl Error {
 
     /// Whether the object was missing (`ENOENT`, `ENXIO`, `ENODEV`).
     pub fn is_missing(&self) -> bool {
-        matches!(
-            self.raw_os_error(),
-            Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)
-        )
+        matches!(self.raw_os_error(), Some(libc::ENOENT | libc::ENXIO | libc::ENODEV))
     }
 
-    pub(crate) fn on_loop(
-        operation: &'static str,
-        device: &Path,
-    ) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Loop {
-            operation,
-            device: device.to_owned(),
-            source,
-        }
+    pub(crate) fn on_loop(operation: &'static str, device: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Loop { operation, device: device.to_owned(), source }
     }
 
-    pub(crate) fn on_mount(
-        operation: &'static str,
-        target: &Path,
-    ) -> impl FnOnce(rustix::io::Errno) -> Self {
-        move |errno| Self::Mount {
-            operation,
-            target: target.to_owned(),
-            source: errno.into(),
-        }
+    pub(crate) fn on_mount(operation: &'static str, target: &Path) -> impl FnOnce(rustix::io::Errno) -> Self {
+        move |errno| Self::Mount { operation, target: target.to_owned(), source: errno.into() }
     }
 
-    pub(crate) fn on_file<E: Into<io::Error>>(
-        operation: &'static str,
-        path: &Path,
-    ) -> impl FnOnce(E) -> Self {
-        move |source| Self::File {
-            operation,
-            path: path.to_owned(),
-            source: source.into(),
-        }
+    pub(crate) fn on_file<E: Into<io::Error>>(operation: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
+        move |source| Self::File { operation, path: path.to_owned(), source: source.into() }
     }
 }

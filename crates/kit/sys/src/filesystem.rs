@@ -26,10 +26,7 @@ pub fn usage(path: &Path) -> Result<Usage, Error> {
     let stat = rustix::fs::statvfs(path).map_err(Error::on_file("query file system of", path))?;
     Ok(Usage {
         total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
-        used_bytes: stat
-            .f_blocks
-            .saturating_sub(stat.f_bfree)
-            .saturating_mul(stat.f_frsize),
+        used_bytes: stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize),
         available_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
         total_inodes: stat.f_files,
         used_inodes: stat.f_files.saturating_sub(stat.f_ffree),
@@ -48,8 +45,7 @@ pub fn sync_filesystem(path: &Path) -> Result<(), Error> {
 /// Size in bytes of a block device (or of a regular file), by seeking to its end.
 pub fn block_device_size(path: &Path) -> Result<u64, Error> {
     let mut file = File::open(path).map_err(Error::on_file("open", path))?;
-    file.seek(SeekFrom::End(0))
-        .map_err(Error::on_file("find the end of", path))
+    file.seek(SeekFrom::End(0)).map_err(Error::on_file("find the end of", path))
 }
 
 /// Reads a whole file. Not by `fs_err`: it hides the error number, by which callers here decide, and the path that it adds

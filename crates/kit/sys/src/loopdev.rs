@@ -86,15 +86,8 @@ impl LoopDevice {
 
     /// The device whose node is `path`, judged by its name only: `/dev/loop7`.
     pub fn from_path(path: &Path) -> Option<Self> {
-        let number = path
-            .strip_prefix("/dev")
-            .ok()?
-            .to_str()?
-            .strip_prefix("loop")?;
-        (!number.starts_with('+'))
-            .then(|| number.parse().ok())
-            .flatten()
-            .map(Self::new)
+        let number = path.strip_prefix("/dev").ok()?.to_str()?.strip_prefix("loop")?;
+        (!number.starts_with('+')).then(|| number.parse().ok()).flatten().map(Self::new)
     }
 
     /// Its number: 7 for `/dev/loop7`.
@@ -119,26 +112,18 @@ impl LoopDevice {
                 Ok(Some(OsString::from_vec(path).into()))
             }
             Err(error) if is_gone(&error) => Ok(None),
-            Err(source) => Err(Error::File {
-                operation: "read",
-                path: attribute,
-                source,
-            }),
+            Err(source) => Err(Error::File { operation: "read", path: attribute, source }),
         }
     }
 
     /// Whether the device bypasses the page cache of its file. False for a free device.
     pub fn is_direct(self) -> Result<bool, Error> {
-        let attribute = self.attribute("dio");
-        match crate::filesystem::read(&attribute) {
-            Ok(value) => Ok(value.starts_with(b"1")),
-            Err(error) if is_gone(&error) => Ok(false),
-            Err(source) => Err(Error::File {
-                operation: "read",
-                path: attribute,
-                source,
-            }),
-        }
+        is_set(format!("/sys/block/loop{}/loop/dio", self.number).into())
+    }
+
+    /// Whether the device refuses writing. A free device may say either.
+    pub fn is_read_only(self) -> Result<bool, Error> {
+        is_set(format!("/sys/block/loop{}/ro", self.number).into())
     }
 
     /// Takes the new size of the backing file over, for instance after it grew (`LOOP_SET_CAPACITY`).
@@ -182,11 +167,7 @@ impl LoopDevice {
         let metadata = file.metadata().map_err(Error::on_loop("query", &path))?;
         if !metadata.file_type().is_block_device() {
             let source = io::Error::new(io::ErrorKind::InvalidInput, "not a block device");
-            return Err(Error::Loop {
-                operation: "open",
-                device: path,
-                source,
-            });
+            return Err(Error::Loop { operation: "open", device: path, source });
         }
         Ok(file)
     }
@@ -198,13 +179,7 @@ impl LoopDevice {
     fn make_node(self) -> Result<(), Error> {
         let path = self.path();
         let device = rustix::fs::makedev(LOOP_MAJOR, self.number);
-        match rustix::fs::mknodat(
-            CWD,
-            &path,
-            FileType::BlockDevice,
-            Mode::RUSR | Mode::WUSR,
-            device,
-        ) {
+        match rustix::fs::mknodat(CWD, &path, FileType::BlockDevice, Mode::RUSR | Mode::WUSR, device) {
             Err(rustix::io::Errno::EXIST) => Ok(()),
             result => result.map_err(|errno| Error::on_loop("make the node", &path)(errno.into())),
         }
@@ -238,10 +213,7 @@ pub fn attach(backing: &Path, options: Attach) -> Result<LoopDevice, Error> {
             (options.autoclear, LO_FLAGS_AUTOCLEAR),
             (direct_io, LO_FLAGS_DIRECT_IO),
         ];
-        let flags = flags
-            .into_iter()
-            .filter(|(wanted, _)| *wanted)
-            .fold(0, |all, (_, flag)| all | flag);
+        let flags = flags.into_iter().filter(|(wanted, _)| *wanted).fold(0, |all, (_, flag)| all | flag);
         match configure(node.as_fd(), &config(file.as_fd(), backing, flags)) {
             Ok(()) => return Ok(device),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => attempt += 1,
@@ -249,27 +221,18 @@ pub fn attach(backing: &Path, options: Attach) -> Result<LoopDevice, Error> {
                 direct_io = false;
             }
             Err(source) => {
-                return Err(Error::Loop {
-                    operation: "configure",
-                    device: device.path(),
-                    source,
-                });
+                return Err(Error::Loop { operation: "configure", device: device.path(), source });
             }
         }
     }
-    Err(Error::LoopContention {
-        backing: backing.to_owned(),
-        attempts: ATTEMPTS,
-    })
+    Err(Error::LoopContention { backing: backing.to_owned(), attempts: ATTEMPTS })
 }
 
 /// All devices to which `backing` is attached, lowest number first.
 ///
 /// Costs one small file in `/sys` for each loop device of the machine.
 pub fn find(backing: &Path) -> Result<Vec<LoopDevice>, Error> {
-    let backing = backing
-        .canonicalize()
-        .map_err(Error::on_file("resolve", backing))?;
+    let backing = backing.canonicalize().map_err(Error::on_file("resolve", backing))?;
     let mut found = Vec::new();
     for (device, file) in attached()? {
         if file == backing {
@@ -283,13 +246,8 @@ pub fn find(backing: &Path) -> Result<Vec<LoopDevice>, Error> {
 pub fn attached() -> Result<Vec<(LoopDevice, PathBuf)>, Error> {
     let directory = Path::new("/sys/block");
     let mut all = Vec::new();
-    for entry in directory
-        .read_dir()
-        .map_err(Error::on_file("list", directory))?
-    {
-        let name = entry
-            .map_err(Error::on_file("list", directory))?
-            .file_name();
+    for entry in directory.read_dir().map_err(Error::on_file("list", directory))? {
+        let name = entry.map_err(Error::on_file("list", directory))?.file_name();
         let Some(device) = LoopDevice::from_path(&Path::new("/dev").join(name)) else {
             continue;
         };
@@ -301,21 +259,23 @@ pub fn attached() -> Result<Vec<(LoopDevice, PathBuf)>, Error> {
     Ok(all)
 }
 
+/// A yes-or-no attribute in sysfs; no if the device does not have it.
+fn is_set(attribute: PathBuf) -> Result<bool, Error> {
+    match crate::filesystem::read(&attribute) {
+        Ok(value) => Ok(value.starts_with(b"1")),
+        Err(error) if is_gone(&error) => Ok(false),
+        Err(source) => Err(Error::File { operation: "read", path: attribute, source }),
+    }
+}
+
 /// A sysfs attribute of a device that is free or vanishes while it is read.
 fn is_gone(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOENT | libc::ENXIO | libc::ENODEV)
-    )
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENXIO | libc::ENODEV))
 }
 
 fn free_number() -> Result<u32, Error> {
     let path = Path::new("/dev/loop-control");
-    let control = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(Error::on_loop("open", path))?;
+    let control = OpenOptions::new().read(true).write(true).open(path).map_err(Error::on_loop("open", path))?;
     get_free(control.as_fd()).map_err(Error::on_loop("ask for a free number", path))
 }
 
@@ -348,11 +308,7 @@ fn config(file: BorrowedFd<'_>, backing: &Path, flags: u32) -> LoopConfig {
 }
 
 fn answer(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 fn get_free(control: BorrowedFd<'_>) -> io::Result<u32> {
@@ -365,14 +321,7 @@ fn configure(device: BorrowedFd<'_>, config: &LoopConfig) -> io::Result<()> {
     // SAFETY: the kernel reads one `struct loop_config` from the pointer, which is a live reference to a value of that
     // layout (checked above), and writes nothing. Both descriptors are open: one is borrowed, the other is in `config`
     // and belongs to the caller's `file`.
-    answer(unsafe {
-        libc::ioctl(
-            device.as_raw_fd(),
-            LOOP_CONFIGURE,
-            std::ptr::from_ref(config),
-        )
-    })
-    .map(drop)
+    answer(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, std::ptr::from_ref(config)) }).map(drop)
 }
 
 fn clear_fd(device: BorrowedFd<'_>) -> io::Result<()> {
@@ -411,19 +360,9 @@ mod tests {
 
     #[test]
     fn names() {
-        assert_eq!(
-            LoopDevice::from_path(Path::new("/dev/loop12")),
-            Some(LoopDevice::new(12))
-        );
+        assert_eq!(LoopDevice::from_path(Path::new("/dev/loop12")), Some(LoopDevice::new(12)));
         assert_eq!(LoopDevice::new(12).path(), Path::new("/dev/loop12"));
-        for other in [
-            "/dev/loop",
-            "/dev/loop1p1",
-            "/dev/loop-control",
-            "/dev/loop+1",
-            "/dev/sda",
-            "loop1",
-        ] {
+        for other in ["/dev/loop", "/dev/loop1p1", "/dev/loop-control", "/dev/loop+1", "/dev/sda", "loop1"] {
             assert_eq!(LoopDevice::from_path(Path::new(other)), None, "{other}");
         }
     }
@@ -431,21 +370,12 @@ mod tests {
     #[test]
     fn what_is_written_to_the_device_is_in_the_file() {
         let Some(image) = image(1 << 20) else { return };
-        let options = Attach {
-            direct_io: true,
-            ..Attach::default()
-        };
+        let options = Attach { direct_io: true, ..Attach::default() };
         let device = Guard(attach(image.path(), options).unwrap());
         assert_eq!(find(image.path()).unwrap(), [device.0]);
-        assert_eq!(
-            device.0.backing_file().unwrap().as_deref(),
-            Some(image.path())
-        );
+        assert_eq!(device.0.backing_file().unwrap().as_deref(), Some(image.path()));
         assert_eq!(crate::block_device_size(&device.0.path()).unwrap(), 1 << 20);
-        let mut node = OpenOptions::new()
-            .write(true)
-            .open(device.0.path())
-            .unwrap();
+        let mut node = OpenOptions::new().write(true).open(device.0.path()).unwrap();
         node.seek(SeekFrom::Start(4096)).unwrap();
         node.write_all(b"hello").unwrap();
         node.sync_all().unwrap();
@@ -462,20 +392,10 @@ mod tests {
     #[test]
     fn a_read_only_device_refuses_writing() {
         let Some(image) = image(1 << 20) else { return };
-        let options = Attach {
-            read_only: true,
-            ..Attach::default()
-        };
+        let options = Attach { read_only: true, ..Attach::default() };
         let device = Guard(attach(image.path(), options).unwrap());
-        assert!(
-            fs_err::read(format!("/sys/block/loop{}/ro", device.0.number()))
-                .unwrap()
-                .starts_with(b"1")
-        );
-        let refused = OpenOptions::new()
-            .write(true)
-            .open(device.0.path())
-            .and_then(|mut node| node.write_all(b"x"));
+        assert!(device.0.is_read_only().unwrap());
+        let refused = OpenOptions::new().write(true).open(device.0.path()).and_then(|mut node| node.write_all(b"x"));
         assert!(refused.is_err());
     }
 
@@ -493,14 +413,9 @@ mod tests {
     fn many_at_once_get_different_devices() {
         let images: Vec<_> = (0..12).map_while(|_| image(1 << 20)).collect();
         let devices: Vec<Guard> = std::thread::scope(|scope| {
-            let threads: Vec<_> = images
-                .iter()
-                .map(|image| scope.spawn(|| attach(image.path(), Attach::default()).unwrap()))
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| Guard(thread.join().unwrap()))
-                .collect()
+            let threads: Vec<_> =
+                images.iter().map(|image| scope.spawn(|| attach(image.path(), Attach::default()).unwrap())).collect();
+            threads.into_iter().map(|thread| Guard(thread.join().unwrap())).collect()
         });
         for (image, device) in images.iter().zip(&devices) {
             assert_eq!(find(image.path()).unwrap(), [device.0]);

@@ -38,28 +38,18 @@ pub fn bind_with(source: &Path, target: &Path, flags: MountFlags) -> Result<(), 
 ///
 /// Only the mount changes, not the file system: other mounts of the same file system stay as they are.
 pub fn add_flags(target: &Path, flags: MountFlags) -> Result<(), Error> {
-    let stat =
-        rustix::fs::statvfs(target).map_err(Error::on_file("query file system of", target))?;
+    let stat = rustix::fs::statvfs(target).map_err(Error::on_file("query file system of", target))?;
     let flags = MountFlags::BIND | keep(stat.f_flag) | flags;
     rustix::mount::mount_remount(target, flags, c"").map_err(Error::on_mount("remount", target))
 }
 
 /// Mounts the file system of type `filesystem` found on `source` at `target`. `options` are the file system's own,
 /// separated by commas, as mount(2) takes them; generic ones such as `ro` belong into `flags`.
-pub fn mount(
-    source: &Path,
-    target: &Path,
-    filesystem: &str,
-    flags: MountFlags,
-    options: &str,
-) -> Result<(), Error> {
+pub fn mount(source: &Path, target: &Path, filesystem: &str, flags: MountFlags, options: &str) -> Result<(), Error> {
     let options = CString::new(options).map_err(|_| Error::Mount {
         operation: "mount on",
         target: target.to_owned(),
-        source: std::io::Error::new(
-            std::io::ErrorKind::InvalidInput,
-            "a mount option holds a zero byte",
-        ),
+        source: std::io::Error::new(std::io::ErrorKind::InvalidInput, "a mount option holds a zero byte"),
     })?;
     rustix::mount::mount(source, target, filesystem, flags, options.as_c_str())
         .map_err(Error::on_mount("mount on", target))
@@ -68,8 +58,7 @@ pub fn mount(
 /// Takes the topmost mount off `target`. Fails with `EBUSY` while a program uses it and with `EINVAL` where there is none.
 /// A symbolic link at `target` is not followed.
 pub fn unmount(target: &Path) -> Result<(), Error> {
-    rustix::mount::unmount(target, UnmountFlags::NOFOLLOW)
-        .map_err(Error::on_mount("unmount", target))
+    rustix::mount::unmount(target, UnmountFlags::NOFOLLOW).map_err(Error::on_mount("unmount", target))
 }
 
 /// Takes the topmost mount off `target` even if it is in use: it vanishes from the tree at once and from the kernel when
@@ -84,17 +73,11 @@ pub fn unmount_detach(target: &Path) -> Result<(), Error> {
 /// One system call where the kernel tells (5.8 and newer), otherwise a look through the mount table.
 pub fn is_mount_point(path: &Path) -> Result<bool, Error> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    let stat = rustix::fs::statx(CWD, path, flags, StatxFlags::empty())
-        .map_err(Error::on_file("query", path))?;
-    if stat
-        .stx_attributes_mask
-        .contains(StatxAttributes::MOUNT_ROOT)
-    {
+    let stat = rustix::fs::statx(CWD, path, flags, StatxFlags::empty()).map_err(Error::on_file("query", path))?;
+    if stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
         return Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
     }
-    let path = path
-        .canonicalize()
-        .map_err(Error::on_file("resolve", path))?;
+    let path = path.canonicalize().map_err(Error::on_file("resolve", path))?;
     Ok(mountinfo::read()?.iter().any(|mount| mount.target == path))
 }
 
@@ -153,22 +136,11 @@ mod tests {
         bind(&source, &target).unwrap();
         assert!(is_mount_point(&target).unwrap());
         assert!(!is_read_only(&target).unwrap());
-        assert_eq!(
-            fs_err::read_to_string(target.join("file")).unwrap(),
-            "content"
-        );
-        assert!(
-            mountinfo::read()
-                .unwrap()
-                .iter()
-                .any(|mount| mount.target == target)
-        );
+        assert_eq!(fs_err::read_to_string(target.join("file")).unwrap(), "content");
+        assert!(mountinfo::read().unwrap().iter().any(|mount| mount.target == target));
         unmount(&target).unwrap();
         assert!(!is_mount_point(&target).unwrap());
-        assert_eq!(
-            unmount(&target).unwrap_err().raw_os_error(),
-            Some(libc::EINVAL)
-        );
+        assert_eq!(unmount(&target).unwrap_err().raw_os_error(), Some(libc::EINVAL));
     }
 
     #[test]
@@ -182,11 +154,7 @@ mod tests {
         let mounts = mountinfo::read().unwrap();
         let mount = mounts.iter().find(|mount| mount.target == target).unwrap();
         for option in ["ro", "nosuid", "noexec"] {
-            assert!(
-                mount.options.iter().any(|found| found == option),
-                "{option} is missing in {:?}",
-                mount.options
-            );
+            assert!(mount.options.iter().any(|found| found == option), "{option} is missing in {:?}", mount.options);
         }
         let refused = fs_err::write(target.join("other"), "x").unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
@@ -228,24 +196,10 @@ mod tests {
             return;
         }
         let (_dir, _source, target) = pair();
-        mount(
-            Path::new("tmpfs"),
-            &target,
-            "tmpfs",
-            MountFlags::NOSUID,
-            "size=65536",
-        )
-        .unwrap();
+        mount(Path::new("tmpfs"), &target, "tmpfs", MountFlags::NOSUID, "size=65536").unwrap();
         assert_eq!(crate::usage(&target).unwrap().total_bytes, 65536);
         unmount(&target).unwrap();
-        let refused = mount(
-            Path::new("tmpfs"),
-            &target,
-            "tmpfs",
-            MountFlags::empty(),
-            "no-such-option",
-        )
-        .unwrap_err();
+        let refused = mount(Path::new("tmpfs"), &target, "tmpfs", MountFlags::empty(), "no-such-option").unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
         assert!(refused.to_string().contains(target.to_str().unwrap()));
     }

@@ -36,10 +36,7 @@ pub struct Mount {
 impl Mount {
     /// Whether writing is refused, by this mount or by the file system as a whole.
     pub fn is_read_only(&self) -> bool {
-        self.options
-            .iter()
-            .chain(&self.filesystem_options)
-            .any(|option| option == "ro")
+        self.options.iter().chain(&self.filesystem_options).any(|option| option == "ro")
     }
 }
 
@@ -52,12 +49,7 @@ pub fn parse(table: &[u8]) -> Result<Vec<Mount>, Error> {
         .split(|byte| *byte == b'\n')
         .enumerate()
         .filter(|(_, line)| !line.is_empty())
-        .map(|(index, line)| {
-            parse_line(line).map_err(|reason| Error::MountTable {
-                line: index + 1,
-                reason,
-            })
-        })
+        .map(|(index, line)| parse_line(line).map_err(|reason| Error::MountTable { line: index + 1, reason }))
         .collect()
 }
 
@@ -72,10 +64,7 @@ fn parse_line(line: &[u8]) -> Result<Mount, &'static str> {
     let id = number(fields.next(), "the mount id is no number")?;
     let parent = number(fields.next(), "the parent id is no number")?;
     let device = fields.next().ok_or("the device is missing")?;
-    let colon = device
-        .iter()
-        .position(|byte| *byte == b':')
-        .ok_or("the device is not major:minor")?;
+    let colon = device.iter().position(|byte| *byte == b':').ok_or("the device is not major:minor")?;
     let major = number(Some(&device[..colon]), "the major number is no number")?;
     let minor = number(Some(&device[colon + 1..]), "the minor number is no number")?;
     let root = path(fields.next().ok_or("the root is missing")?);
@@ -105,14 +94,8 @@ fn parse_line(line: &[u8]) -> Result<Mount, &'static str> {
     })
 }
 
-fn number<T: std::str::FromStr>(
-    field: Option<&[u8]>,
-    reason: &'static str,
-) -> Result<T, &'static str> {
-    field
-        .and_then(|bytes| str::from_utf8(bytes).ok())
-        .and_then(|digits| digits.parse().ok())
-        .ok_or(reason)
+fn number<T: std::str::FromStr>(field: Option<&[u8]>, reason: &'static str) -> Result<T, &'static str> {
+    field.and_then(|bytes| str::from_utf8(bytes).ok()).and_then(|digits| digits.parse().ok()).ok_or(reason)
 }
 
 fn path(field: &[u8]) -> PathBuf {
@@ -124,11 +107,7 @@ fn text(field: &[u8]) -> String {
 }
 
 fn list(field: &[u8]) -> Vec<String> {
-    field
-        .split(|byte| *byte == b',')
-        .filter(|item| !item.is_empty())
-        .map(text)
-        .collect()
+    field.split(|byte| *byte == b',').filter(|item| !item.is_empty()).map(text).collect()
 }
 
 /// The kernel writes space, tab, newline, backslash and `#` as `\ooo`. Anything else after a backslash stands for itself.
@@ -169,10 +148,7 @@ mod tests {
         assert_eq!(mounts.len(), 3);
         let second = &mounts[1];
         assert_eq!((second.id, second.parent, second.device), (36, 28, (98, 0)));
-        assert_eq!(
-            (second.root.as_path(), second.target.as_path()),
-            (Path::new("/mnt1"), Path::new("/mnt2"))
-        );
+        assert_eq!((second.root.as_path(), second.target.as_path()), (Path::new("/mnt1"), Path::new("/mnt2")));
         assert_eq!(second.options, ["ro", "noatime"]);
         assert_eq!(second.tags, ["master:1", "propagate_from:2"]);
         assert_eq!(second.filesystem_options, ["rw", "errors=continue"]);
@@ -196,27 +172,17 @@ mod tests {
     fn bad_lines_are_named() {
         for (table, line) in [
             (&b"nonsense"[..], 1),
-            (
-                b"22 28 0:21 / /proc rw - proc proc rw\n22 28 0-21 / /proc rw - proc proc rw",
-                2,
-            ),
+            (b"22 28 0:21 / /proc rw - proc proc rw\n22 28 0-21 / /proc rw - proc proc rw", 2),
             (b"22 28 0:21 / /proc rw,relatime shared:1", 1),
             (b"22 28 0:21 / /proc rw,relatime - proc", 1),
         ] {
-            let Err(Error::MountTable { line: found, .. }) = parse(table) else {
-                panic!("accepted {table:?}")
-            };
+            let Err(Error::MountTable { line: found, .. }) = parse(table) else { panic!("accepted {table:?}") };
             assert_eq!(found, line);
         }
     }
 
     #[test]
     fn the_own_table_has_a_root() {
-        assert!(
-            read()
-                .unwrap()
-                .iter()
-                .any(|mount| mount.target == Path::new("/"))
-        );
+        assert!(read().unwrap().iter().any(|mount| mount.target == Path::new("/")));
     }
 }

@@ -1,0 +1,182 @@
+//! The driver as a whole: what all services share, start-up recovery, and which services there are.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use outrigger_csi as csi;
+use tracing::info;
+
+use crate::Error;
+use crate::backing::Backings;
+use crate::kernel::{self, Kernel};
+use crate::options::Config;
+use crate::store::{Durability, Store};
+use crate::volume::{Backing, Volume, VolumeId};
+
+/// The hostpath driver. A handle: clones are the same driver.
+///
+/// It implements the traits of [`outrigger_csi`]; [`HostPath::plugin`] puts them together as the options ask.
+#[derive(Debug, Clone)]
+pub struct HostPath(pub(crate) Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) backings: Backings,
+    pub(crate) kernel: Kernel,
+    /// Identifies the time since the machine started; mounts and loop devices do not outlive it.
+    pub(crate) boot: String,
+}
+
+impl HostPath {
+    /// Opens the state directory and puts right what an earlier run left unfinished.
+    pub(crate) async fn open(mut config: Config) -> Result<Self, Error> {
+        let inner = tokio::task::spawn_blocking(move || {
+            fs_err::create_dir_all(&config.state_dir)?;
+            // The kernel shows the files behind loop devices by their full path.
+            config.state_dir = fs_err::canonicalize(&config.state_dir)?;
+            refuse_foreign_state(&config.state_dir)?;
+            let store = Store::open(&config.state_dir, config.fault.clone())?;
+            let backings = Backings::new(&config.state_dir, config.fault.clone());
+            backings.prepare()?;
+            let kernel = Kernel::new(config.fault.clone());
+            let boot = fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+            Ok::<_, Error>(Inner { config, store, backings, kernel, boot })
+        })
+        .await
+        .map_err(|_| Error::Closing)??;
+        let driver = Self(Arc::new(inner));
+        driver.recover().await?;
+        Ok(driver)
+    }
+
+    /// The services that the options ask for.
+    pub fn plugin(&self) -> csi::Plugin {
+        let driver = || Arc::new(self.clone());
+        let config = &self.0.config;
+        let mut plugin = csi::Plugin::new(driver())
+            .controller(driver())
+            .create_delete_volume(driver())
+            .get_capacity(driver())
+            .get_volume(driver())
+            .single_node_multi_writer()
+            .node(driver())
+            .stage_volume(driver())
+            .volume_stats(driver());
+        plugin = if config.attach {
+            plugin.publish_volume(driver()).publish_readonly().list_volumes_with_published_nodes(driver())
+        } else {
+            plugin.list_volumes(driver())
+        };
+        if config.topology { plugin.accessibility_constraints() } else { plugin }
+    }
+
+    /// Runs `work`, which may wait for files and the kernel, where it holds nobody up.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, csi::Error> + Send + 'static,
+    ) -> Result<T, csi::Error> {
+        let inner = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || work(&inner))
+            .await
+            .map_err(|error| csi::Error::internal("a task of the driver did not end as it should").with_source(error))?
+    }
+
+    /// The volume with this id. Text that is no id of this driver belongs to no volume.
+    pub(crate) fn volume(&self, id: &str) -> Result<Arc<Volume>, csi::Error> {
+        self.find(id).ok_or_else(|| csi::Error::not_found(format!("volume {id:?} does not exist")))
+    }
+
+    pub(crate) fn find(&self, id: &str) -> Option<Arc<Volume>> {
+        self.0.store.get(id.parse::<VolumeId>().ok()?)
+    }
+
+    /// Brings records, files, devices and mounts back into agreement.
+    async fn recover(&self) -> Result<(), Error> {
+        let volumes = self.0.store.list(None, usize::MAX);
+        let inner = Arc::clone(&self.0);
+        let corrected = tokio::task::spawn_blocking(move || {
+            inner.backings.sweep(|id| inner.store.get(id).is_some(), &volumes)?;
+            let mut corrected = Vec::new();
+            for volume in &volumes {
+                if let Some(changed) = inner.still_there(volume)? {
+                    corrected.push(changed);
+                }
+            }
+            Ok::<_, Error>(corrected)
+        })
+        .await
+        .map_err(|_| Error::Closing)??;
+        for volume in corrected {
+            self.0.store.put(volume, Durability::Process).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// The record without the mounts that are gone; nothing if all are there. Reattaches the loop device of a staged block
+    /// volume, which may have been the step at which the driver was stopped.
+    fn still_there(&self, volume: &Volume) -> Result<Option<Volume>, Error> {
+        let Some(staged) = &volume.staged else { return Ok(None) };
+        let mut changed = volume.clone();
+        if staged.boot != self.boot {
+            info!(volume = %volume.id, "the volume was staged before the machine started anew; it has to be staged again");
+            changed.staged = None;
+            changed.published.clear();
+            return Ok(Some(changed));
+        }
+        let source = self.backings.path(volume.id);
+        if !source.exists() {
+            // Reported by the sweep. The mounts may still be there, so the record stays.
+            return Ok(None);
+        }
+        if volume.backing == Backing::Image {
+            self.kernel.device(volume.id, &source, false)?;
+        }
+        let devices = outrigger_sys::loopdev::find(&source)?;
+        let shown = |path: &str| kernel::shows(Path::new(path), &volume.backing, &source, &devices);
+        let mut gone = Vec::new();
+        for target in volume.published.keys() {
+            if !shown(target)? {
+                gone.push(target.clone());
+            }
+        }
+        for target in &gone {
+            info!(volume = %volume.id, target, "the volume is not mounted there any more");
+            changed.published.remove(target);
+        }
+        if volume.backing != Backing::Image && changed.published.is_empty() && !shown(&staged.path)? {
+            info!(volume = %volume.id, path = staged.path, "the volume is not mounted at its staging path any more");
+            self.kernel.release_devices(volume.id, &source)?;
+            changed.staged = None;
+        }
+        Ok((changed != *volume).then_some(changed))
+    }
+}
+
+/// The Go driver keeps its state in `state.json`. Its volumes are not ours to serve, or to overlook.
+fn refuse_foreign_state(directory: &Path) -> Result<(), Error> {
+    let path = directory.join("state.json");
+    let content = match fs_err::read(&path) {
+        Ok(content) => content,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let state: Result<serde_json::Value, _> = serde_json::from_slice(&content);
+    let empty = state.is_ok_and(|state| {
+        ["Volumes", "Snapshots", "GroupSnapshots"]
+            .iter()
+            .all(|list| state.get(list).and_then(|list| list.as_array()).is_none_or(Vec::is_empty))
+    });
+    if empty {
+        return Ok(());
+    }
+    Err(Error::Foreign {
+        path: directory.to_owned(),
+        problem: "state.json is the record of another hostpath driver, which has volumes here: delete them with that driver, or \
+                  choose another --statedir"
+            .to_owned(),
+    })
+}
