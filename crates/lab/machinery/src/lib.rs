@@ -12,10 +12,11 @@
 //! | [`selector`] | label and field selectors |
 //! | [`json`], [`merge`], [`strategic`] | the three patch formats |
 //! | [`table`] | server-side printing (`meta.k8s.io/v1 Table`) |
-//! | `managed` | field ownership and server-side apply |
+//! | [`managed`] | field ownership and server-side apply |
 
 pub mod duration;
 pub mod json;
+pub mod managed;
 pub mod merge;
 pub mod names;
 mod patch;
