@@ -1,0 +1,652 @@
+//! Create and update: the one path on which every object, built-in or custom, gets into the store.
+//!
+//! decode checks -> identity -> defaults -> admission -> ownership -> validation -> compare-and-swap. An update is a
+//! function from the current object to the wanted one and is repeated when another writer was faster, unless the
+//! request named the revision it is based on.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use outrigger_lab_machinery::names;
+use outrigger_lab_store::{Error as StoreError, Expect, Revision, Version};
+use ring::rand::SecureRandom;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::admit;
+use crate::api::Api;
+use crate::auth::User;
+use crate::convert;
+use crate::kinds::{Generation, HookContext, KindInfo};
+use crate::object::{self, Sealed, fields, meta, metadata};
+use crate::ownership;
+use crate::request::{FieldValidation, WriteOptions};
+use crate::status::ApiError;
+use crate::validate;
+
+/// Most attempts of an update that races with others.
+const ATTEMPTS: usize = 64;
+/// Largest object in bytes, as etcd would accept.
+const OBJECT_LIMIT: usize = 1_572_864;
+
+/// Who writes, and with which program.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Actor<'a> {
+    pub(crate) user: &'a User,
+    /// User-Agent of the request; the default field manager is its part before the first `/`.
+    pub(crate) agent: &'a str,
+}
+
+/// What is written to.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) kind: Arc<KindInfo>,
+    /// Empty for cluster-scoped kinds (and for all namespaces, in lists).
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl Target {
+    pub(crate) fn key(&self) -> String {
+        self.kind.key(&self.namespace, &self.name)
+    }
+
+    pub(crate) fn not_found(&self) -> ApiError {
+        ApiError::not_found(&self.kind.group, &self.kind.plural, &self.name)
+    }
+
+    pub(crate) fn modified(&self) -> ApiError {
+        ApiError::modified(&self.kind.group, &self.kind.plural, &self.name)
+    }
+
+    pub(crate) fn conflict(&self, why: impl std::fmt::Display) -> ApiError {
+        ApiError::conflict(&self.kind.group, &self.kind.plural, &self.name, why)
+    }
+}
+
+/// Which part of the object a write is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The object without its status.
+    Main,
+    /// Its status.
+    Status,
+    /// The field at this pointer.
+    Pointer(&'static str),
+}
+
+impl Part {
+    fn subresource(self) -> &'static str {
+        match self {
+            Self::Main => "",
+            Self::Status => "status",
+            Self::Pointer("/spec/finalizers") => "finalize",
+            Self::Pointer("/spec/ephemeralContainers") => "ephemeralcontainers",
+            Self::Pointer("/status/conditions") => "approval",
+            Self::Pointer("/spec/nodeName") => "binding",
+            Self::Pointer(_) => "resize",
+        }
+    }
+}
+
+/// The outcome of a write.
+#[derive(Debug)]
+pub(crate) struct Written {
+    /// The object as served, JSON.
+    pub(crate) bytes: Bytes,
+    /// Its revision; 0 for a dry run of a create.
+    pub(crate) revision: Revision,
+    /// Whether it is new.
+    pub(crate) created: bool,
+    /// Texts for Warning headers.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Api {
+    /// Creates an object. `target.name` is the name in the URL, if any; the body's name or `generateName` counts.
+    pub(crate) fn create(
+        &self,
+        actor: Actor<'_>,
+        target: &Target,
+        body: Value,
+        options: &WriteOptions,
+    ) -> Result<Written, ApiError> {
+        let kind = &target.kind;
+        let mut warnings = Vec::new();
+        let mut object = body;
+        self.check_identity(target, &mut object, true)?;
+        if !meta(&object, "resourceVersion").is_empty() {
+            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        let generate = meta(&object, "name").is_empty() && !meta(&object, "generateName").is_empty();
+        if meta(&object, "name").is_empty() && !generate {
+            return Err(ApiError::invalid_field(
+                &kind.group,
+                &kind.kind,
+                "",
+                "FieldValueRequired",
+                "metadata.name",
+                "Required value: name or generateName is required",
+            ));
+        }
+        if kind.namespaced {
+            self.check_namespace(target)?;
+        }
+        // A generated name that is taken is drawn again, as servers since 1.31 do.
+        let attempts = if generate { 8 } else { 1 };
+        for attempt in 1..=attempts {
+            let mut candidate = if attempt == attempts { std::mem::take(&mut object) } else { object.clone() };
+            if generate {
+                let mut random = [0_u8; names::SUFFIX_LEN];
+                self.random().fill(&mut random).map_err(|_| ApiError::internal("the system gave no random bytes"))?;
+                let name = names::generate(meta(&candidate, "generateName"), random);
+                metadata(&mut candidate).insert("name".to_owned(), Value::String(name));
+            }
+            warnings.clear();
+            match self.create_named(actor, target, candidate, options, &mut warnings) {
+                Err(error) if error.reason == "AlreadyExists" && attempt < attempts => {}
+                other => {
+                    return other.map(|(bytes, revision)| Written { bytes, revision, created: true, warnings });
+                }
+            }
+        }
+        Err(ApiError::internal("no free name could be generated"))
+    }
+
+    fn create_named(
+        &self,
+        actor: Actor<'_>,
+        target: &Target,
+        mut object: Value,
+        options: &WriteOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<(Bytes, Revision), ApiError> {
+        let kind = &target.kind;
+        let now = self.now();
+        let time = object::time(now);
+        self.check_fields(kind, &mut object, options.field_validation, warnings)?;
+        let name = meta(&object, "name").to_owned();
+        let target = Target { name, ..target.clone() };
+        {
+            let metadata = metadata(&mut object);
+            for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
+                metadata.remove(field);
+            }
+            metadata.insert("uid".to_owned(), Value::String(Uuid::new_v4().to_string()));
+            metadata.insert("creationTimestamp".to_owned(), Value::String(time.clone()));
+            object::put(metadata, "generation", kind.has_generation().then(|| Value::from(1)));
+        }
+        // Kubelets bring a node's status along; everybody else's comes later through the subresource.
+        if kind.status && &*kind.plural != "nodes" {
+            fields(&mut object).remove("status");
+        }
+        self.default(kind, &mut object);
+        let context = self.hook_context(actor, &time, "");
+        if let Some(prepare) = kind.rules.prepare {
+            prepare(&mut object, None, &context);
+        }
+        if let Some(finalizer) = kind.rules.finalizer {
+            object::add_finalizer(&mut object, finalizer);
+        }
+        admit::create(self, &target, &mut object, options.dry_run)?;
+        ownership::update(self, kind, None, &mut object, actor, options, "", now);
+        validate::object(self, kind, &target, &object, None)?;
+
+        let response = self.store_new(&target, object, options.dry_run)?;
+        if !options.dry_run {
+            self.after_write(kind, response.1)?;
+        }
+        Ok(response)
+    }
+
+    fn store_new(&self, target: &Target, mut object: Value, dry_run: bool) -> Result<(Bytes, Revision), ApiError> {
+        let kind = &target.kind;
+        let key = target.key();
+        let taken = |current: Option<&Version>| {
+            let terminating = current.and_then(|version| self.parse(kind, version).ok()).is_some_and(|value| object::is_terminating(&value));
+            ApiError::already_exists(&kind.group, &kind.plural, &target.name, terminating)
+        };
+        if dry_run {
+            if let Some(current) = self.store().get(&key) {
+                return Err(taken(Some(&current)));
+            }
+            return Ok((object::to_bytes(&object).into(), 0));
+        }
+        let mut served = (!kind.stored_as_served()).then(|| object.clone());
+        convert::to_stored(kind, &mut object);
+        let sealed = seal(&mut object, kind, &target.name)?;
+        match self.store().write(&key, Expect::Absent, |revision| sealed.bytes(revision)) {
+            Ok(version) => {
+                self.expire_later(kind, &version);
+                let bytes = match &mut served {
+                    None => version.value,
+                    Some(value) => Sealed::new(value).bytes(version.modified),
+                };
+                Ok((bytes, version.modified))
+            }
+            Err(StoreError::Conflict { current, .. }) => Err(taken(current.as_ref())),
+            Err(error) => Err(self.store_error(error)),
+        }
+    }
+
+    /// Replaces an object by `body` (PUT).
+    pub(crate) fn update(
+        &self,
+        actor: Actor<'_>,
+        target: &Target,
+        part: Part,
+        mut body: Value,
+        options: &WriteOptions,
+    ) -> Result<Written, ApiError> {
+        let kind = &target.kind;
+        self.check_identity(target, &mut body, false)?;
+        let unconditional = meta(&body, "resourceVersion").is_empty();
+        if self.store().get(&target.key()).is_none() && kind.rules.create_on_update && part == Part::Main {
+            if unconditional {
+                return self.create(actor, target, body, options);
+            }
+            return Err(target.conflict("StorageError: invalid object, Code: 4, the object has been deleted"));
+        }
+        let mut warnings = Vec::new();
+        self.check_fields(kind, &mut body, options.field_validation, &mut warnings)?;
+        let mut written = self.modify(actor, target, part, options, |current| {
+            let mut wanted = body.clone();
+            if unconditional {
+                if !kind.rules.unconditional_update {
+                    return Err(ApiError::invalid_field(
+                        &kind.group,
+                        &kind.kind,
+                        &target.name,
+                        "FieldValueInvalid",
+                        "metadata.resourceVersion",
+                        "Invalid value: 0x0: must be specified for an update",
+                    ));
+                }
+                let revision = metadata_field(current, "resourceVersion");
+                object::put(metadata(&mut wanted), "resourceVersion", revision);
+            }
+            Ok(wanted)
+        })?;
+        written.warnings.splice(0..0, warnings);
+        Ok(written)
+    }
+
+    /// Changes an object by a function from its current state to the wanted one. The function may run several times.
+    pub(crate) fn modify(
+        &self,
+        actor: Actor<'_>,
+        target: &Target,
+        part: Part,
+        options: &WriteOptions,
+        mut change: impl FnMut(&Value) -> Result<Value, ApiError>,
+    ) -> Result<Written, ApiError> {
+        let kind = &target.kind;
+        let key = target.key();
+        let mut version = self.store().get(&key).ok_or_else(|| target.not_found())?;
+        for _ in 0..ATTEMPTS {
+            let current = self.parse(kind, &version)?;
+            let mut wanted = change(&current)?;
+            let mut warnings = Vec::new();
+            self.settle(actor, target, part, options, &current, &mut wanted, &mut warnings)?;
+
+            if object::is_terminating(&wanted) && object::finalizers(&wanted).is_empty() && grace_is_over(&wanted) && !namespace_pending(kind, &wanted) {
+                match self.remove(target, &version, wanted, options.dry_run) {
+                    Ok((bytes, revision)) => return Ok(Written { bytes, revision, created: false, warnings }),
+                    Err(Removal::Raced(Some(newer))) => {
+                        version = newer;
+                        continue;
+                    }
+                    Err(Removal::Raced(None)) => return Err(target.not_found()),
+                    Err(Removal::Failed(error)) => return Err(error),
+                }
+            }
+            if wanted == current {
+                let bytes = if kind.stored_as_served() { version.value.clone() } else { object::to_bytes(&current).into() };
+                return Ok(Written { bytes, revision: version.modified, created: false, warnings });
+            }
+            if options.dry_run {
+                return Ok(Written { bytes: object::to_bytes(&wanted).into(), revision: version.modified, created: false, warnings });
+            }
+            let mut served = (!kind.stored_as_served()).then(|| wanted.clone());
+            convert::to_stored(kind, &mut wanted);
+            let sealed = seal(&mut wanted, kind, &target.name)?;
+            match self.store().write(&key, Expect::Modified(version.modified), |revision| sealed.bytes(revision)) {
+                Ok(new) => {
+                    self.expire_later(kind, &new);
+                    self.after_write(kind, new.modified)?;
+                    let bytes = match &mut served {
+                        None => new.value,
+                        Some(value) => Sealed::new(value).bytes(new.modified),
+                    };
+                    return Ok(Written { bytes, revision: new.modified, created: false, warnings });
+                }
+                Err(StoreError::Conflict { current: Some(newer), .. }) => version = newer,
+                Err(StoreError::Conflict { current: None, .. }) => return Err(target.not_found()),
+                Err(error) => return Err(self.store_error(error)),
+            }
+        }
+        Err(target.modified())
+    }
+
+    /// Everything between what the client wants and what is stored, for an update.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
+    fn settle(
+        &self,
+        actor: Actor<'_>,
+        target: &Target,
+        part: Part,
+        options: &WriteOptions,
+        current: &Value,
+        wanted: &mut Value,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), ApiError> {
+        let kind = &target.kind;
+        let uid = meta(wanted, "uid");
+        if !uid.is_empty() && uid != meta(current, "uid") {
+            return Err(target.conflict(format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                meta(current, "uid")
+            )));
+        }
+        let revision = meta(wanted, "resourceVersion");
+        if !revision.is_empty() && revision != meta(current, "resourceVersion") {
+            return Err(target.modified());
+        }
+        if meta(wanted, "name") != target.name || (kind.namespaced && meta(wanted, "namespace") != target.namespace) {
+            self.check_identity(target, wanted, false)?;
+        }
+        self.check_fields(kind, wanted, options.field_validation, warnings)?;
+
+        // What clients cannot change.
+        for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion"] {
+            let value = metadata_field(current, field);
+            object::put(metadata(wanted), field, value);
+        }
+        metadata(wanted).remove("selfLink");
+        if let Some(name) = metadata_field(current, "generateName") {
+            metadata(wanted).entry("generateName").or_insert(name);
+        }
+        select_part(kind, part, current, wanted);
+        self.default(kind, wanted);
+        let now = self.now();
+        let time = object::time(now);
+        if let Some(prepare) = kind.rules.prepare {
+            let context = self.hook_context(actor, &time, part.subresource());
+            prepare(wanted, Some(current), &context);
+        }
+        if object::is_terminating(current) {
+            let before = object::finalizers(current);
+            let added: Vec<&str> = object::finalizers(wanted).into_iter().filter(|name| !before.contains(name)).collect();
+            if !added.is_empty() {
+                return Err(ApiError::invalid_field(
+                    &kind.group,
+                    &kind.kind,
+                    &target.name,
+                    "FieldValueForbidden",
+                    "metadata.finalizers",
+                    format!("Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"),
+                ));
+            }
+        }
+        if generation_changes(kind.rules.generation, current, wanted) {
+            let generation = object::at(current, &["metadata", "generation"]).and_then(Value::as_i64).unwrap_or(0) + 1;
+            metadata(wanted).insert("generation".to_owned(), Value::from(generation));
+        }
+        admit::update(self, target, part, current, wanted)?;
+        ownership::update(self, kind, Some(current), wanted, actor, options, part.subresource(), now);
+        validate::object(self, kind, target, wanted, Some(current))
+    }
+
+    /// The wanted object must be of the kind, name and namespace that the URL says.
+    pub(crate) fn check_identity(&self, target: &Target, object: &mut Value, create: bool) -> Result<(), ApiError> {
+        let kind = &target.kind;
+        if !object.is_object() {
+            return Err(ApiError::bad_request("the body must be an object"));
+        }
+        for (field, expected) in [("apiVersion", &kind.api_version), ("kind", &kind.kind)] {
+            match object.get(field) {
+                Some(Value::String(found)) if **found == **expected => {}
+                None | Some(Value::Null) if kind.custom.is_none() => {
+                    fields(object).insert(field.to_owned(), Value::from(&**expected));
+                }
+                Some(Value::String(found)) if found.is_empty() && kind.custom.is_none() => {
+                    fields(object).insert(field.to_owned(), Value::from(&**expected));
+                }
+                None | Some(Value::Null) => {
+                    return Err(ApiError::bad_request(format!("Object '{field}' is missing in the body")));
+                }
+                Some(found) => {
+                    return Err(ApiError::bad_request(format!(
+                        "the {field} in the data ({found}) does not match the expected one ({expected:?})"
+                    )));
+                }
+            }
+        }
+        if object.get("metadata").is_some_and(|metadata| !metadata.is_object() && !metadata.is_null()) {
+            return Err(ApiError::bad_request("metadata: expected an object"));
+        }
+        for field in ["name", "namespace", "generateName", "resourceVersion", "uid"] {
+            if object::at(object, &["metadata", field]).is_some_and(|value| !value.is_string() && !value.is_null()) {
+                return Err(ApiError::bad_request(format!("metadata.{field}: expected a string")));
+            }
+        }
+        let name = meta(object, "name");
+        if !target.name.is_empty() && name != target.name {
+            if !name.is_empty() || (create && !meta(object, "generateName").is_empty()) {
+                return Err(ApiError::bad_request(format!(
+                    "the name of the object ({name}) does not match the name on the URL ({})",
+                    target.name
+                )));
+            }
+            metadata(object).insert("name".to_owned(), Value::String(target.name.clone()));
+        }
+        if kind.namespaced {
+            let namespace = meta(object, "namespace");
+            if namespace.is_empty() {
+                metadata(object).insert("namespace".to_owned(), Value::String(target.namespace.clone()));
+            } else if namespace != target.namespace {
+                return Err(ApiError::bad_request(format!(
+                    "the namespace of the provided object does not match the namespace sent on the request ({namespace:?}, {:?})",
+                    target.namespace
+                )));
+            }
+        } else if !meta(object, "namespace").is_empty() {
+            return Err(ApiError::bad_request("namespace is not allowed on this type"));
+        } else {
+            metadata(object).remove("namespace");
+        }
+        Ok(())
+    }
+
+    /// JSON types by schema (400), and unknown fields by the validation level.
+    pub(crate) fn check_fields(
+        &self,
+        kind: &KindInfo,
+        object: &mut Value,
+        level: FieldValidation,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), ApiError> {
+        let Some((schema, definitions)) = self.schema(kind) else { return Ok(()) };
+        if kind.custom.is_none() {
+            outrigger_lab_schema::check_types(schema, definitions, object).map_err(|error| {
+                ApiError::bad_request(format!(
+                    "{} in version \"{}\" cannot be handled as a {}: {error}",
+                    kind.kind, kind.version, kind.kind
+                ))
+            })?;
+        }
+        let unknown = outrigger_lab_schema::prune(schema, definitions, object);
+        match level {
+            _ if unknown.is_empty() => {}
+            FieldValidation::Ignore => {}
+            FieldValidation::Warn => warnings.extend(unknown.iter().map(|path| format!("unknown field \"{path}\""))),
+            FieldValidation::Strict => {
+                let list: Vec<String> = unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
+                return Err(ApiError::bad_request(format!(
+                    "{} in version \"{}\" cannot be handled as a {}: strict decoding error: {}",
+                    kind.kind,
+                    kind.version,
+                    kind.kind,
+                    list.join(", ")
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills in defaults.
+    pub(crate) fn default(&self, kind: &KindInfo, object: &mut Value) {
+        if let Some((schema, definitions)) = self.schema(kind) {
+            outrigger_lab_schema::apply_defaults(schema, definitions, object);
+        }
+    }
+
+    fn hook_context<'a>(&self, actor: Actor<'a>, now: &'a str, subresource: &'a str) -> HookContext<'a> {
+        HookContext { now, user: &actor.user.name, user_uid: &actor.user.uid, groups: &actor.user.groups, subresource }
+    }
+
+    /// The namespace must exist and not be on its way out.
+    fn check_namespace(&self, target: &Target) -> Result<(), ApiError> {
+        let kind = &target.kind;
+        let Some(version) = self.store().get(&format!("/registry/core/namespaces//{}", target.namespace)) else {
+            return Err(ApiError::not_found("", "namespaces", &target.namespace));
+        };
+        // Almost all namespaces live: look closer only if the bytes can hold a deletion.
+        let terminating = memchr_contains(&version.value, b"\"deletionTimestamp\"")
+            && serde_json::from_slice::<Value>(&version.value).is_ok_and(|namespace| object::is_terminating(&namespace));
+        if terminating {
+            let namespace = &target.namespace;
+            return Err(ApiError::forbidden(
+                &kind.group,
+                &kind.plural,
+                &target.name,
+                format!("unable to create new content in namespace {namespace} because it is being terminated"),
+            )
+            .cause("NamespaceTerminating", "metadata.namespace", format!("namespace {namespace} is being terminated")));
+        }
+        Ok(())
+    }
+
+    /// Takes an object out of the store; `last` is its final state.
+    pub(crate) fn remove(&self, target: &Target, version: &Version, mut last: Value, dry_run: bool) -> Result<(Bytes, Revision), Removal> {
+        let kind = &target.kind;
+        if dry_run {
+            return Ok((object::to_bytes(&last).into(), version.modified));
+        }
+        let mut served = (!kind.stored_as_served()).then(|| last.clone());
+        convert::to_stored(kind, &mut last);
+        let sealed = Sealed::new(&mut last);
+        match self.store().delete(&target.key(), Expect::Modified(version.modified), |revision| sealed.bytes(revision)) {
+            Ok(gone) => {
+                self.after_write(kind, gone.modified).and_then(|()| self.after_removal(kind)).map_err(Removal::Failed)?;
+                let bytes = match &mut served {
+                    None => gone.value,
+                    Some(value) => Sealed::new(value).bytes(gone.modified),
+                };
+                Ok((bytes, gone.modified))
+            }
+            Err(StoreError::Conflict { current, .. }) => Err(Removal::Raced(current)),
+            Err(error) => Err(Removal::Failed(self.store_error(error))),
+        }
+    }
+}
+
+/// Why an object was not removed.
+pub(crate) enum Removal {
+    /// Somebody else changed (or removed) it first.
+    Raced(Option<Version>),
+    Failed(ApiError),
+}
+
+fn seal(object: &mut Value, kind: &KindInfo, name: &str) -> Result<Sealed, ApiError> {
+    let sealed = Sealed::new(object);
+    if sealed.len() > OBJECT_LIMIT {
+        return Err(ApiError::too_large(format!(
+            "{} \"{name}\" is too large: {} bytes of at most {OBJECT_LIMIT}",
+            kind.qualified(),
+            sealed.len()
+        )));
+    }
+    Ok(sealed)
+}
+
+pub(crate) fn metadata_field(value: &Value, field: &str) -> Option<Value> {
+    object::at(value, &["metadata", field]).filter(|value| !value.is_null()).cloned()
+}
+
+/// Whether nobody has to confirm the end any more.
+pub(crate) fn grace_is_over(value: &Value) -> bool {
+    object::at(value, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0) == 0
+}
+
+/// A namespace also waits for its own kind of finalizers.
+pub(crate) fn namespace_pending(kind: &KindInfo, value: &Value) -> bool {
+    &*kind.plural == "namespaces"
+        && kind.group.is_empty()
+        && object::at(value, &["spec", "finalizers"]).and_then(Value::as_array).is_some_and(|list| !list.is_empty())
+}
+
+/// Keeps of `wanted` only what this part of the object may write.
+fn select_part(kind: &KindInfo, part: Part, current: &Value, wanted: &mut Value) {
+    match part {
+        Part::Main => {
+            if kind.status {
+                object::put(fields(wanted), "status", current.get("status").cloned());
+            }
+        }
+        Part::Status => {
+            let status = fields(wanted).remove("status");
+            let managed = metadata_field(wanted, "managedFields");
+            let mut labels = metadata_field(wanted, "labels");
+            let mut annotations = metadata_field(wanted, "annotations");
+            let mut finalizers = metadata_field(wanted, "finalizers");
+            if kind.custom.is_some() {
+                // Custom kinds keep their metadata on status writes.
+                labels = metadata_field(current, "labels");
+                annotations = metadata_field(current, "annotations");
+                finalizers = metadata_field(current, "finalizers");
+            }
+            *wanted = current.clone();
+            object::put(fields(wanted), "status", status);
+            let metadata = metadata(wanted);
+            object::put(metadata, "managedFields", managed);
+            object::put(metadata, "labels", labels);
+            object::put(metadata, "annotations", annotations);
+            object::put(metadata, "finalizers", finalizers);
+        }
+        Part::Pointer(pointer) => {
+            let value = wanted.pointer(pointer).cloned();
+            let managed = metadata_field(wanted, "managedFields");
+            *wanted = current.clone();
+            object::put(metadata(wanted), "managedFields", managed);
+            let (parent, leaf) = pointer.rsplit_once('/').unwrap_or(("", pointer));
+            let section = match parent.strip_prefix('/') {
+                Some(name) if !name.is_empty() => object::section(wanted, name),
+                _ => fields(wanted),
+            };
+            object::put(section, leaf, value);
+        }
+    }
+}
+
+fn generation_changes(rule: Generation, current: &Value, wanted: &Value) -> bool {
+    let annotations = |value: &Value| metadata_field(value, "annotations");
+    match rule {
+        Generation::None => false,
+        Generation::Spec => current.get("spec") != wanted.get("spec"),
+        Generation::SpecAndAnnotations => current.get("spec") != wanted.get("spec") || annotations(current) != annotations(wanted),
+        Generation::Content => content_differs(current, wanted, &["metadata", "status"]),
+        Generation::ContentAndStatus => content_differs(current, wanted, &["metadata"]),
+    }
+}
+
+fn content_differs(current: &Value, wanted: &Value, except: &[&str]) -> bool {
+    let (Some(current), Some(wanted)) = (current.as_object(), wanted.as_object()) else { return true };
+    let relevant = |key: &&String| !except.contains(&key.as_str());
+    current.keys().chain(wanted.keys()).filter(relevant).any(|key| current.get(key) != wanted.get(key))
+}
+
+/// Whether `needle` occurs in `haystack`.
+pub(crate) fn memchr_contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
