@@ -59,7 +59,7 @@ fn served(kind: &KindInfo) -> openapi::ServedResource {
             Some(custom) => openapi::Source::Custom(Arc::clone(&custom.schema)),
             None => {
                 let definition = builtin().kind(&kind.group, &kind.version, &kind.kind).map(|known| known.definition.clone());
-                openapi::Source::Builtin(definition.unwrap_or_default())
+                openapi::Source::Builtin(definition.as_deref().unwrap_or_default().into())
             }
         },
     }

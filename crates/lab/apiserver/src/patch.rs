@@ -1,6 +1,6 @@
 //! The four patch formats on top of one update path.
 
-use outrigger_lab_machinery::{json, merge, patch::PatchError, strategic};
+use outrigger_lab_machinery::{json, merge, PatchError, strategic};
 use serde_json::Value;
 
 use crate::api::Api;

@@ -1,7 +1,6 @@
 //! From an HTTP request to its answer: authentication, authorisation, dispatch, negotiation.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -9,7 +8,7 @@ use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use outrigger_lab_machinery::table::IncludeObject;
 use outrigger_lab_schema::openapi::V2_PROTOBUF_CONTENT_TYPE;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::api::Api;
 use crate::auth::{Attributes, TokenIssuer, User, path_verb, review};

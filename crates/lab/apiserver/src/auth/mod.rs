@@ -13,7 +13,7 @@ use http::{HeaderMap, header};
 
 pub(crate) use rbac::Rbac;
 pub(crate) use review::review;
-pub(crate) use token::{TokenIssuer, TokenSubject};
+pub(crate) use token::{Bound, ISSUER, TokenIssuer, TokenSubject};
 
 use crate::request::Verb;
 use crate::status::ApiError;
