@@ -290,3 +290,122 @@ fn page(status: StatusCode, kind: &'static str, text: String) -> Response<Full<B
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A request on a connection of its own; gives the status code and the whole answer.
+    async fn ask(address: SocketAddr, request: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        (answer[9..12].parse().unwrap(), answer)
+    }
+
+    async fn endpoint() -> (HttpEndpoint, SocketAddr) {
+        let endpoint = HttpEndpoint::bind("127.0.0.1:0", Metrics::new(), "/metrics").await.unwrap();
+        let address = endpoint.local_addr().unwrap();
+        (endpoint, address)
+    }
+
+    #[tokio::test]
+    async fn metrics_and_health_are_served_until_the_shutdown() {
+        let (endpoint, address) = endpoint().await;
+        let health = endpoint.health();
+        let shutdown = Shutdown::new();
+        let server = tokio::spawn(endpoint.serve(shutdown.clone()));
+
+        let (code, text) = ask(address, "GET /metrics").await;
+        assert_eq!(code, 200);
+        assert!(text.contains("text/plain; version=0.0.4") && text.contains("process_open_fds"), "{text}");
+        assert_eq!(ask(address, "GET /healthz").await.0, 200);
+        assert_eq!(ask(address, "GET /readyz").await.0, 500);
+        health.set_ready(true);
+        assert_eq!(ask(address, "GET /readyz").await.0, 200);
+
+        health.register("disk", || async { Ok(()) });
+        health.register("driver", || async { Err("no socket".to_owned()) });
+        let (code, text) = ask(address, "GET /healthz").await;
+        assert_eq!(code, 500);
+        assert!(
+            text.ends_with("[+]disk ok\n[-]driver failed: no socket\nhealthz check failed\n"),
+            "{text}"
+        );
+        assert_eq!(ask(address, "GET /readyz").await.0, 500);
+        assert_eq!(ask(address, "GET /healthz/disk").await.0, 200);
+        assert_eq!(ask(address, "GET /healthz/driver").await.0, 500);
+        assert_eq!(ask(address, "GET /healthz/nothing").await.0, 404);
+        health.unregister("driver");
+        let (code, text) = ask(address, "GET /healthz?verbose").await;
+        assert!(code == 200 && text.ends_with("[+]disk ok\nhealthz check passed\n"), "{text}");
+
+        assert_eq!(ask(address, "GET /other").await.0, 404);
+        assert_eq!(ask(address, "POST /metrics").await.0, 405);
+
+        shutdown.trigger();
+        server.await.unwrap();
+        assert!(TcpStream::connect(address).await.is_err(), "the port is closed");
+    }
+
+    #[tokio::test]
+    async fn a_request_under_way_is_answered_after_the_shutdown() {
+        let (endpoint, address) = endpoint().await;
+        let (begin, begun) = tokio::sync::oneshot::channel();
+        let (end, ended) = tokio::sync::watch::channel(false);
+        let begin = Mutex::new(Some(begin));
+        endpoint.health().register("slow", move || {
+            if let Some(begin) = begin.lock().unwrap().take() {
+                begin.send(()).unwrap();
+            }
+            let mut ended = ended.clone();
+            async move { ended.wait_for(|end| *end).await.map(|_| ()).map_err(|error| error.to_string()) }
+        });
+        let shutdown = Shutdown::new();
+        let server = tokio::spawn(endpoint.serve(shutdown.clone()));
+        let asking = tokio::spawn(ask(address, "GET /healthz"));
+        begun.await.unwrap();
+        shutdown.trigger();
+        end.send(true).unwrap();
+        assert_eq!(asking.await.unwrap().0, 200);
+        server.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_that_hangs_or_panics_has_failed() {
+        let health = Health::new();
+        health.register("hangs", std::future::pending::<Result<(), String>>);
+        let results = health.run(None).await.unwrap();
+        assert_eq!(results, [("hangs".to_owned(), Err("no answer within 5s".to_owned()))]);
+        health.register("hangs", || async { panic!("a bug") });
+        assert!(health.run(None).await.unwrap()[0].1.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_bare_port_means_all_addresses() {
+        let endpoint = HttpEndpoint::bind(":0", Metrics::new(), "/metrics").await.unwrap();
+        let address = endpoint.local_addr().unwrap();
+        assert!(address.ip().is_unspecified());
+        let shutdown = Shutdown::new();
+        let server = tokio::spawn(endpoint.serve(shutdown.clone()));
+        assert_eq!(ask(([127, 0, 0, 1], address.port()).into(), "GET /healthz").await.0, 200);
+        shutdown.trigger();
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn bad_addresses_and_paths_are_refused() {
+        for (address, path, part) in [
+            ("nowhere", "/metrics", "cannot listen on \"nowhere\""),
+            ("127.0.0.1:99999", "/metrics", "expected HOST:PORT or :PORT"),
+            ("127.0.0.1:0", "metrics", "must start with /"),
+            ("127.0.0.1:0", "/healthz", "must start with / and not be one of"),
+        ] {
+            let error = HttpEndpoint::bind(address, Metrics::new(), path).await.err().unwrap();
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+}

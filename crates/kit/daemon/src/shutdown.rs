@@ -68,3 +68,18 @@ impl Shutdown {
 fn exit(code: i32) -> ! {
     std::process::exit(code)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_signal_starts_it_for_all_clones() {
+        let shutdown = Shutdown::on_signals().unwrap();
+        let clone = shutdown.clone();
+        assert!(!clone.is_triggered());
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
+        clone.cancelled().await;
+        assert!(shutdown.is_triggered() && shutdown.token().is_cancelled());
+    }
+}

@@ -6,6 +6,8 @@
 mod client;
 mod election;
 mod events;
+#[cfg(test)]
+mod fake;
 mod lease;
 mod queue;
 mod rate;
