@@ -24,11 +24,7 @@ pub(crate) fn outputs() -> Result<Vec<Output>> {
     let scratch = tempfile::tempdir().context("creating a scratch directory")?;
     tonic_prost_build::configure()
         .build_transport(false)
-        .skip_debug(
-            secretive
-                .iter()
-                .map(|(message, _)| format!(".{}", message.full_name())),
-        )
+        .skip_debug(secretive.iter().map(|(message, _)| format!(".{}", message.full_name())))
         .out_dir(scratch.path())
         .compile_fds(compiler(true)?.file_descriptor_set())
         .context("generating Rust")?;
@@ -38,10 +34,7 @@ pub(crate) fn outputs() -> Result<Vec<Output>> {
         write_debug(&mut code, message, secrets)?;
     }
     Ok(vec![
-        Output {
-            path: PathBuf::from(OUT_DIRECTORY).join("csi.v1.rs"),
-            content: code.into_bytes(),
-        },
+        Output { path: PathBuf::from(OUT_DIRECTORY).join("csi.v1.rs"), content: code.into_bytes() },
         Output {
             path: PathBuf::from(OUT_DIRECTORY).join("csi.v1.bin"),
             content: compiler(false)?.encode_file_descriptor_set(),
@@ -52,18 +45,13 @@ pub(crate) fn outputs() -> Result<Vec<Output>> {
 /// A compiler that has read csi.proto. Comments are wanted for the code, but not in the descriptor set.
 fn compiler(comments: bool) -> Result<Compiler> {
     let mut compiler = Compiler::new([root().join(PROTO_DIRECTORY)])?;
-    compiler
-        .include_imports(true)
-        .include_source_info(comments)
-        .open_file("csi.proto")?;
+    compiler.include_imports(true).include_source_info(comments).open_file("csi.proto")?;
     Ok(compiler)
 }
 
 /// All messages that have fields marked `csi_secret`, with the names of these fields.
 fn messages_with_secrets(pool: &DescriptorPool) -> Result<Vec<(MessageDescriptor, Vec<String>)>> {
-    let mark = pool
-        .get_extension_by_name("csi.v1.csi_secret")
-        .context("csi.proto has no csi_secret option")?;
+    let mark = pool.get_extension_by_name("csi.v1.csi_secret").context("csi.proto has no csi_secret option")?;
     let mut found = Vec::new();
     for message in pool.all_messages() {
         let secrets: Vec<String> = message
@@ -88,18 +76,12 @@ fn write_debug(code: &mut String, message: &MessageDescriptor, secrets: &[String
     let name = message.name();
     writeln!(code, "/// Leaves secrets out.")?;
     writeln!(code, "impl ::core::fmt::Debug for {name} {{")?;
-    writeln!(
-        code,
-        "    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {{"
-    )?;
+    writeln!(code, "    fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {{")?;
     writeln!(code, "        f.debug_struct(\"{name}\")")?;
     for field in message.fields() {
         let field = field.name();
         if secrets.iter().any(|secret| secret == field) {
-            writeln!(
-                code,
-                "            .field(\"{field}\", &super::Stripped(self.{field}.is_empty()))"
-            )?;
+            writeln!(code, "            .field(\"{field}\", &super::Stripped(self.{field}.is_empty()))")?;
         } else {
             writeln!(code, "            .field(\"{field}\", &self.{field})")?;
         }

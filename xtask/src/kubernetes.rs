@@ -45,8 +45,10 @@ const GROUPS: &[(&str, &[&str])] = &[
 
 /// Modules below the sources' roots that hold what the lab needs.
 fn modules() -> Vec<String> {
-    let mut modules: Vec<String> =
-        GROUPS.iter().flat_map(|(group, versions)| versions.iter().map(move |version| format!("api/{group}/{version}"))).collect();
+    let mut modules: Vec<String> = GROUPS
+        .iter()
+        .flat_map(|(group, versions)| versions.iter().map(move |version| format!("api/{group}/{version}")))
+        .collect();
     modules.extend(
         [
             "apiextensions_apiserver/pkg/apis/apiextensions/v1",
@@ -95,7 +97,8 @@ fn generate() -> Result<Tables> {
         }
         let file = pb.join(&module).join("mod.rs");
         if file.is_file() {
-            prost::read(&fs_err::read_to_string(&file)?, &module, &mut messages).with_context(|| format!("{}", file.display()))?;
+            prost::read(&fs_err::read_to_string(&file)?, &module, &mut messages)
+                .with_context(|| format!("{}", file.display()))?;
         }
     }
     let overlays = Overlays::parse(include_str!("kubernetes/defaults.txt"), include_str!("kubernetes/presence.txt"))?;

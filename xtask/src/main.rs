@@ -29,26 +29,19 @@ const USAGE: &str = "usage: xtask generate|check [name] (without a name, all gen
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (act, name): (fn(&Output) -> Result<()>, _) =
-        match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            ["rules"] => return rules::check(),
-            ["generate"] => (write, None),
-            ["generate", name] => (write, Some(name)),
-            ["check"] => (compare, None),
-            ["check", name] => (compare, Some(name)),
-            _ => bail!(USAGE),
-        };
-    let chosen: Vec<_> = GENERATORS
-        .iter()
-        .filter(|(known, _)| name.is_none_or(|name| name == *known))
-        .collect();
+    let (act, name): (fn(&Output) -> Result<()>, _) = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..]
+    {
+        ["rules"] => return rules::check(),
+        ["generate"] => (write, None),
+        ["generate", name] => (write, Some(name)),
+        ["check"] => (compare, None),
+        ["check", name] => (compare, Some(name)),
+        _ => bail!(USAGE),
+    };
+    let chosen: Vec<_> = GENERATORS.iter().filter(|(known, _)| name.is_none_or(|name| name == *known)).collect();
     if chosen.is_empty() {
         let known: Vec<_> = GENERATORS.iter().map(|(name, _)| *name).collect();
-        bail!(
-            "no generator {:?}; there are: {}",
-            name.unwrap_or_default(),
-            known.join(", ")
-        );
+        bail!("no generator {:?}; there are: {}", name.unwrap_or_default(), known.join(", "));
     }
     for (name, generator) in chosen {
         for output in generator().with_context(|| format!("generator {name}"))? {
@@ -60,9 +53,7 @@ fn main() -> Result<()> {
 
 /// The root of the workspace.
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies in the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
 }
 
 /// Writes an output, unless it is there already (so that builds do not restart for nothing).
@@ -81,10 +72,7 @@ fn write(output: &Output) -> Result<()> {
 fn compare(output: &Output) -> Result<()> {
     let committed = fs::read(root().join(&output.path))?;
     if committed != output.content {
-        bail!(
-            "{} is not what its generator makes: run `cargo run -p xtask -- generate`",
-            output.path.display()
-        );
+        bail!("{} is not what its generator makes: run `cargo run -p xtask -- generate`", output.path.display());
     }
     Ok(())
 }

@@ -18,7 +18,19 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("lab/apiserver", &["lab/store", "lab/schema", "lab/machinery"]),
     ("lab/controllers", &["lab/apiserver", "lab/machinery", "kit"]),
     ("lab/node", &["lab/apiserver", "kit", "storage/csi"]),
-    ("outrigger", &["kit", "storage/csi", "storage/hostpath", "storage/sidecars", "lab/store", "lab/apiserver", "lab/controllers", "lab/node"]),
+    (
+        "outrigger",
+        &[
+            "kit",
+            "storage/csi",
+            "storage/hostpath",
+            "storage/sidecars",
+            "lab/store",
+            "lab/apiserver",
+            "lab/controllers",
+            "lab/node",
+        ],
+    ),
 ];
 
 /// The only crate that may hold unsafe code.
@@ -35,8 +47,20 @@ const BANNED: &[(&str, &str)] = &[
 
 /// Licences that are compatible with Apache-2.0 distribution.
 const LICENCES: &[&str] = &[
-    "Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Unicode-3.0", "Zlib", "CDLA-Permissive-2.0", "0BSD",
-    "Unlicense", "MIT-0", "CC0-1.0", "Apache-2.0 WITH LLVM-exception", "BSL-1.0",
+    "Apache-2.0",
+    "MIT",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "Unicode-3.0",
+    "Zlib",
+    "CDLA-Permissive-2.0",
+    "0BSD",
+    "Unlicense",
+    "MIT-0",
+    "CC0-1.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSL-1.0",
 ];
 
 /// Checks all rules against `cargo metadata`; the error lists every offence.

@@ -40,7 +40,8 @@ const OPEN: &[(&str, &str)] = &[
 ];
 
 pub(super) fn tables(schemas: &Schemas, messages: &BTreeMap<String, Message>, overlays: &Overlays) -> Result<Tables> {
-    let mut emitter = Emitter { schemas, messages, overlays, definition_of_message: BTreeMap::new(), notes: Vec::new() };
+    let mut emitter =
+        Emitter { schemas, messages, overlays, definition_of_message: BTreeMap::new(), notes: Vec::new() };
     emitter.pair_messages();
     let schema = emitter.schema_table()?;
     let protobuf = emitter.protobuf_table()?;
@@ -62,7 +63,8 @@ type PropertyFields<'a> = BTreeMap<String, &'a Field>;
 impl<'a> Emitter<'a> {
     /// Pairs messages with definitions; the generators spell acronyms differently, so case does not count.
     fn pair_messages(&mut self) {
-        let definitions: BTreeMap<String, &String> = self.schemas.definitions.keys().map(|name| (name.to_lowercase(), name)).collect();
+        let definitions: BTreeMap<String, &String> =
+            self.schemas.definitions.keys().map(|name| (name.to_lowercase(), name)).collect();
         for key in self.messages.keys() {
             if let Some(name) = definitions.get(&message_name(key).to_lowercase()) {
                 self.definition_of_message.insert(key.clone(), (*name).clone());
@@ -81,7 +83,13 @@ impl<'a> Emitter<'a> {
     }
 
     /// Finds the message field of each property, following members that JSON inlines.
-    fn property_fields(&self, message: &'a Message, properties: &[&String], found: &mut PropertyFields<'a>, unmatched: &mut Vec<String>) {
+    fn property_fields(
+        &self,
+        message: &'a Message,
+        properties: &[&String],
+        found: &mut PropertyFields<'a>,
+        unmatched: &mut Vec<String>,
+    ) {
         for field in &message.fields {
             match property_of(field, properties) {
                 Some(property) => {
@@ -103,9 +111,9 @@ impl<'a> Emitter<'a> {
             Wire::Message(inner) if inner != message => self.is_inlined(inner, properties),
             _ => false,
         };
-        self.messages
-            .get(message)
-            .is_some_and(|found| found.fields.iter().all(|field| property_of(field, properties).is_some() || inlined(field)))
+        self.messages.get(message).is_some_and(|found| {
+            found.fields.iter().all(|field| property_of(field, properties).is_some() || inlined(field))
+        })
     }
 
     fn schema_table(&mut self) -> Result<String> {
@@ -143,11 +151,15 @@ impl<'a> Emitter<'a> {
             if let Some(message) = message {
                 self.property_fields(message, &names, &mut fields, &mut unmatched);
             }
-            self.notes.extend(unmatched.into_iter().map(|field| format!("{name}: message field {field} has no property")));
-            let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            self.notes
+                .extend(unmatched.into_iter().map(|field| format!("{name}: message field {field} has no property")));
+            let required: Vec<&str> =
+                schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             for (property, schema) in properties {
                 if !self.is_served(schema) {
-                    self.notes.push(format!("{name}: property {property} is left out, its type is of a version that is not served"));
+                    self.notes.push(format!(
+                        "{name}: property {property} is left out, its type is of a version that is not served"
+                    ));
                     continue;
                 }
                 let mut attributes = Vec::new();
@@ -155,7 +167,13 @@ impl<'a> Emitter<'a> {
                 if required.contains(&property.as_str()) && !(roots.contains(name.as_str()) && property == "metadata") {
                     attributes.push("r".to_owned());
                 }
-                self.merge_attributes(name, property, fields.get(property).copied(), message.is_some(), &mut attributes);
+                self.merge_attributes(
+                    name,
+                    property,
+                    fields.get(property).copied(),
+                    message.is_some(),
+                    &mut attributes,
+                );
                 let key = (name.clone(), property.clone());
                 let default = match self.overlays.defaults.get(&key) {
                     Some(value) => {
@@ -175,7 +193,14 @@ impl<'a> Emitter<'a> {
         Ok(out)
     }
 
-    fn merge_attributes(&mut self, definition: &str, property: &str, field: Option<&Field>, has_message: bool, attributes: &mut Vec<String>) {
+    fn merge_attributes(
+        &mut self,
+        definition: &str,
+        property: &str,
+        field: Option<&Field>,
+        has_message: bool,
+        attributes: &mut Vec<String>,
+    ) {
         let published = self
             .schemas
             .merges
@@ -205,7 +230,12 @@ impl<'a> Emitter<'a> {
         let merge_key = field.marker("patchMergeKey").filter(|_| merge);
         match field.marker("listType") {
             Some("map") => {
-                let keys: Vec<_> = field.markers.iter().filter(|(name, _)| name == "listMapKey").map(|(_, key)| key.as_str()).collect();
+                let keys: Vec<_> = field
+                    .markers
+                    .iter()
+                    .filter(|(name, _)| name == "listMapKey")
+                    .map(|(_, key)| key.as_str())
+                    .collect();
                 attributes.push(format!("l:map:{}", keys.join(",")));
             }
             Some("set") => attributes.push("l:set".to_owned()),
@@ -242,7 +272,9 @@ impl<'a> Emitter<'a> {
     fn is_served(&self, schema: &Value) -> bool {
         match schema["$ref"].as_str() {
             Some(path) => self.schemas.definition_of(path).is_some(),
-            None => [&schema["items"], &schema["additionalProperties"]].iter().all(|inner| inner.is_null() || self.is_served(inner)),
+            None => [&schema["items"], &schema["additionalProperties"]]
+                .iter()
+                .all(|inner| inner.is_null() || self.is_served(inner)),
         }
     }
 
@@ -280,8 +312,10 @@ impl<'a> Emitter<'a> {
         let mut inlined: BTreeSet<(String, String)> = BTreeSet::new();
         for (key, definition) in &self.definition_of_message {
             let schema = &self.schemas.definitions[definition];
-            let properties: Vec<&String> = schema["properties"].as_object().into_iter().flat_map(|properties| properties.keys()).collect();
-            let demanded: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let properties: Vec<&String> =
+                schema["properties"].as_object().into_iter().flat_map(|properties| properties.keys()).collect();
+            let demanded: Vec<&str> =
+                schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             self.name_fields(key, &properties, &demanded, &mut names, &mut required, &mut inlined);
         }
         let mut out = String::new();
@@ -295,7 +329,8 @@ impl<'a> Emitter<'a> {
             for field in &message.fields {
                 let at = (key.clone(), field.name.clone());
                 let inline = inlined.contains(&at);
-                let json = if inline { String::new() } else { names.get(&at).cloned().unwrap_or_else(|| camel(&field.name)) };
+                let json =
+                    if inline { String::new() } else { names.get(&at).cloned().unwrap_or_else(|| camel(&field.name)) };
                 let keep = required.contains(&at) || self.overlays.presence.contains(&(name.clone(), json.clone()));
                 let flags = if inline {
                     "~"

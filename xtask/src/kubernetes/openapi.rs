@@ -37,10 +37,14 @@ impl Schemas {
     }
 
     pub(super) fn read_directory(&mut self, root: &Path, module: &str) -> Result<()> {
-        let mut files: Vec<_> = fs_err::read_dir(root.join(module))?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+        let mut files: Vec<_> = fs_err::read_dir(root.join(module))?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<Result<_, _>>()?;
         files.sort();
         for file in files {
-            if file.extension().is_some_and(|extension| extension == "rs") && file.file_name().is_some_and(|name| name != "mod.rs") {
+            if file.extension().is_some_and(|extension| extension == "rs")
+                && file.file_name().is_some_and(|name| name != "mod.rs")
+            {
                 let text = fs_err::read_to_string(&file)?;
                 self.read(&text, module).with_context(|| format!("{}", file.display()))?;
             }
@@ -56,7 +60,9 @@ impl Schemas {
         if rust_name.contains('<') || block.starts_with("impl<") {
             return Ok(());
         }
-        let name = between(&block[block.find("fn schema_name").context("no schema name")?..], "\"", "\"").context("no schema name")?.to_owned();
+        let name = between(&block[block.find("fn schema_name").context("no schema name")?..], "\"", "\"")
+            .context("no schema name")?
+            .to_owned();
         let literal = block.split_once("json_schema!(").context("no schema literal")?.1;
         let mut parser = Parser { text: literal, at: 0 };
         let schema = parser.value()?;
@@ -97,7 +103,10 @@ impl Schemas {
         let keys = Regex::new(r"lhs\.(\w+) == rhs")?;
         for found in pattern.captures_iter(text) {
             let keys = keys.captures_iter(&found[3]).map(|key| key[1].trim_end_matches('_').to_owned()).collect();
-            self.merges.entry(definition.to_owned()).or_default().push((found[2].trim_end_matches('_').to_owned(), keys));
+            self.merges
+                .entry(definition.to_owned())
+                .or_default()
+                .push((found[2].trim_end_matches('_').to_owned(), keys));
         }
         Ok(())
     }

@@ -58,7 +58,8 @@ pub(super) fn read(text: &str, module: &str, messages: &mut BTreeMap<String, Mes
         } else if let Some(rest) = code.strip_prefix("pub struct ") {
             let name = rest.split([' ', '{']).next().unwrap_or_default();
             let key = format!("{module}::{name}");
-            let atomic = markers.iter().any(|(name, value)| (name == "structType" || name == "mapType") && value == "atomic");
+            let atomic =
+                markers.iter().any(|(name, value)| (name == "structType" || name == "mapType") && value == "atomic");
             messages.insert(key.clone(), Message { fields: Vec::new(), atomic });
             markers.clear();
             current = (!rest.ends_with("{}")).then_some(key);
@@ -72,7 +73,10 @@ pub(super) fn read(text: &str, module: &str, messages: &mut BTreeMap<String, Mes
                 declaration.push_str(lines.next().context("an unfinished field")?.trim());
             }
             let Some(message) = &current else { bail!("a field outside of a message: {declaration}") };
-            let (name, ty) = declaration.strip_prefix("pub ").and_then(|field| field.split_once(':')).with_context(|| declaration.clone())?;
+            let (name, ty) = declaration
+                .strip_prefix("pub ")
+                .and_then(|field| field.split_once(':'))
+                .with_context(|| declaration.clone())?;
             let field = Field {
                 name: name.trim_start_matches("r#").to_owned(),
                 tag: tag.captures(&attribute).context("a field without a tag")?[1].parse()?,

@@ -25,6 +25,7 @@ pub use driver::{
 };
 pub use error::Error;
 pub use json::{JsonError, RpcName, call_json, request_template, rpc_names};
+pub use outrigger_rpc::{ConnectError, Endpoint, Observer};
 pub use page::{Listing, Page};
 pub use plugin::{Plugin, StartError};
 pub use server::ServeError;
