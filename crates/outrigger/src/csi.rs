@@ -19,9 +19,7 @@ pub(crate) async fn run(args: CsiArgs) -> Result<()> {
     let client = Client::connect(&endpoint, args.timeout)
         .await
         .with_context(|| format!("cannot reach a CSI plugin at {endpoint}; is it running? (--endpoint says where)"))?;
-    let answer = tokio::time::timeout(args.timeout, call_json(&client, rpc, &request))
-        .await
-        .with_context(|| format!("{rpc}: no answer within {:?} (--timeout sets the limit)", args.timeout))??;
+    let answer = call_json(&client, rpc, &request, args.timeout).await?;
     print(&answer)
 }
 
@@ -34,7 +32,7 @@ fn list() -> Result<()> {
             service = rpc.service;
             text.push_str(&format!("{}{service}\n", if text.is_empty() { "" } else { "\n" }));
         }
-        text.push_str(&format!("  {}\n", rpc.command));
+        text.push_str(&format!("  {}\n", rpc.kebab()));
     }
     print(text.trim_end())
 }

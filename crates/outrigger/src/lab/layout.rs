@@ -3,7 +3,7 @@
 //! ```text
 //! <dir>/lab.json            who runs the lab: pid, its start time, address (removed on an orderly stop)
 //! <dir>/kubeconfig          for kubectl: the API server's address, its CA and an administrator's certificate
-//! <dir>/server/             the API server's own: keys (pki) and objects (store)
+//! <dir>/pki/, <dir>/store/  the API server's keys and objects
 //! <dir>/plugins/csi-hostpath/csi.sock   the driver's socket
 //! <dir>/csi-data/           the driver's volumes and records
 //! <dir>/logs/               one log for each process
@@ -50,11 +50,6 @@ impl Layout {
     /// The lab's directory.
     pub fn root(&self) -> &Path {
         &self.root
-    }
-
-    /// What the API server stores.
-    pub fn server(&self) -> PathBuf {
-        self.root.join("server")
     }
 
     /// The kubeconfig for the lab's users.

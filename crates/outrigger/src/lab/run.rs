@@ -25,15 +25,13 @@ pub(crate) async fn run(up: &LabUp, layout: &Layout, shutdown: Shutdown) -> Resu
     // What a killed lab left mounted is released before anything starts on top of it.
     cleanup::release(layout)?;
     let server = Server::start(ServerOptions {
-        data_dir: layout.server(),
         listen: up.listen,
-        kubeconfig: Some(layout.kubeconfig()),
         durability: match up.durability {
             Durability::Memory => outrigger_lab_store::Durability::Memory,
             Durability::Process => outrigger_lab_store::Durability::Process,
             Durability::Power => outrigger_lab_store::Durability::Power,
         },
-        ..ServerOptions::default()
+        ..ServerOptions::new(layout.root())
     })
     .await
     .context("cannot start the API server")?;
@@ -46,11 +44,11 @@ pub(crate) async fn run(up: &LabUp, layout: &Layout, shutdown: Shutdown) -> Resu
     };
     layout.write_record(&record)?;
 
-    let controllers = Controllers::start(server.client("outrigger-lab-controllers"), outrigger_lab_controllers::Options::default());
+    let controllers = Controllers::start(server.client("system:kube-controller-manager", "outrigger-lab-controllers"), outrigger_lab_controllers::Options::default());
     let mut children = Vec::new();
     let work = async {
         let name = node_name(&rustix::system::uname().nodename().to_string_lossy());
-        let node = Node::start(server.client("outrigger-lab-node"), &name).await.context("cannot register the node")?;
+        let node = Node::start(server.client(&format!("system:node:{name}"), "outrigger-lab-node"), &name).await.context("cannot register the node")?;
         if !up.bare {
             install(&server).await?;
             children = plugins(layout, &name)?;
@@ -73,7 +71,7 @@ pub(crate) async fn run(up: &LabUp, layout: &Layout, shutdown: Shutdown) -> Resu
         child.stop(PATIENCE).await;
     }
     controllers.stop().await;
-    server.stop().await;
+    server.shutdown().await;
     let released = cleanup::release(layout);
     layout.remove_record()?;
     outcome.and(released)
@@ -81,10 +79,10 @@ pub(crate) async fn run(up: &LabUp, layout: &Layout, shutdown: Shutdown) -> Resu
 
 /// Creates the objects of the storage wing's manifests, or brings them up to date.
 async fn install(server: &Server) -> Result<()> {
-    let client = server.client("outrigger-lab");
+    let client = server.client("system:addon-manager", addons::FIELD_MANAGER);
     for manifest in addons::STORAGE {
         for object in addons::documents(*manifest)? {
-            client.apply(&object).await.with_context(|| format!("cannot install deploy/{}", manifest.path))?;
+            addons::apply(&client, object).await.with_context(|| format!("cannot install deploy/{}", manifest.path))?;
         }
     }
     Ok(())
@@ -146,7 +144,7 @@ async fn watch_plugins(layout: &Layout, node: &Node, children: &[Supervised], re
 async fn register(layout: &Layout, node: &Node) -> Result<()> {
     let socket = layout.driver_socket();
     let endpoint: Endpoint = socket.to_str().context("the lab's directory is not valid UTF-8")?.parse()?;
-    node.register_csi(&endpoint).await.context("cannot register the driver with the node")
+    node.register_csi(&endpoint).await.map(drop).context("cannot register the driver with the node")
 }
 
 fn write_children(layout: &Layout, children: &[Supervised], record: &mut Record) -> Result<()> {
