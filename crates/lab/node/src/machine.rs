@@ -3,7 +3,7 @@
 use crate::objects::Machine;
 
 /// This machine. What cannot be read is left empty: none of it is needed for anything but display.
-pub fn this_machine() -> Machine {
+pub(crate) fn this_machine() -> Machine {
     let uname = rustix::system::uname();
     let line = |path: &str| fs_err::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
     let memory = fs_err::read_to_string("/proc/meminfo")
