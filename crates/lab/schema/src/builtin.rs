@@ -69,7 +69,9 @@ pub fn builtin() -> &'static Builtin {
 /// The text of a table that is compiled in.
 pub(crate) fn unpack(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 6);
-    flate2::read::GzDecoder::new(bytes).read_to_string(&mut text).expect("the committed table is gzip of UTF-8 text: a test regenerates it");
+    flate2::read::GzDecoder::new(bytes)
+        .read_to_string(&mut text)
+        .expect("the committed table is gzip of UTF-8 text: a test regenerates it");
     text
 }
 
@@ -259,6 +261,9 @@ mod tests {
         assert!(property("io.k8s.api.apps.v1.DeploymentSpec", &["strategy"]).patch.retain_keys);
         let definitions = &builtin().definitions;
         assert_eq!(definitions.map_kind(&Schema::reference("io.k8s.api.core.v1.SecretKeySelector")), MapKind::Atomic);
-        assert_eq!(definitions.map_kind(&Schema::reference("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector")), MapKind::Atomic);
+        assert_eq!(
+            definitions.map_kind(&Schema::reference("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector")),
+            MapKind::Atomic
+        );
     }
 }

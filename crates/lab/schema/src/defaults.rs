@@ -91,7 +91,9 @@ pub(crate) fn before(definition: &str, object: &mut Object) {
         "resource.v1.ExactDeviceRequest" | "resource.v1.DeviceSubRequest" => {
             drop_empty(object, &["allocationMode"]);
             set(object, "allocationMode", "ExactCount");
-            if object["allocationMode"] == "ExactCount" && object.get("count").is_none_or(|count| *count == json!(0) || count.is_null()) {
+            if object["allocationMode"] == "ExactCount"
+                && object.get("count").is_none_or(|count| *count == json!(0) || count.is_null())
+            {
                 object.insert("count".to_owned(), json!(1));
             }
         }
@@ -165,9 +167,13 @@ fn tag(image: &str) -> Option<&str> {
 /// With the host's network, a container's port is the host's port.
 fn host_ports(spec: &mut Object) {
     for list in ["containers", "initContainers"] {
-        for port in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().flat_map(|container| {
-            container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten()
-        }) {
+        for port in spec
+            .get_mut(list)
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+            .flat_map(|container| container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten())
+        {
             if let Value::Object(port) = port
                 && port.get("hostPort").is_none_or(|port| port.is_null() || *port == json!(0))
             {
@@ -289,7 +295,9 @@ fn rolling(strategy: &mut Object, defaults: Value) {
 
 /// A set without labels or selector takes the labels of its template.
 fn labels_from_template(set: &mut Object) {
-    let Some(labels) = set.get("spec").and_then(|spec| spec.pointer("/template/metadata/labels")).cloned() else { return };
+    let Some(labels) = set.get("spec").and_then(|spec| spec.pointer("/template/metadata/labels")).cloned() else {
+        return;
+    };
     if labels.as_object().is_none_or(Map::is_empty) {
         return;
     }
@@ -333,12 +341,18 @@ mod tests {
 
     #[test]
     fn a_minimal_pod_is_what_the_real_server_makes_of_it() {
-        let pod = defaulted("", "Pod", json!({"metadata": {"name": "p"}, "spec": {
-            "containers": [{"name": "c", "image": "localhost:5000/busybox", "ports": [{"containerPort": 80}],
-                "resources": {"limits": {"cpu": "1"}}, "livenessProbe": {"httpGet": {"port": 80}}}],
-            "volumes": [{"name": "v"}, {"name": "s", "secret": {"secretName": "x"}}],
-        }}));
-        assert_eq!(pod, json!({"metadata": {"name": "p"}, "spec": {
+        let pod = defaulted(
+            "",
+            "Pod",
+            json!({"metadata": {"name": "p"}, "spec": {
+                "containers": [{"name": "c", "image": "localhost:5000/busybox", "ports": [{"containerPort": 80}],
+                    "resources": {"limits": {"cpu": "1"}}, "livenessProbe": {"httpGet": {"port": 80}}}],
+                "volumes": [{"name": "v"}, {"name": "s", "secret": {"secretName": "x"}}],
+            }}),
+        );
+        assert_eq!(
+            pod,
+            json!({"metadata": {"name": "p"}, "spec": {
             "containers": [{"name": "c", "image": "localhost:5000/busybox", "imagePullPolicy": "Always",
                 "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
                 "ports": [{"containerPort": 80, "protocol": "TCP"}],
@@ -348,7 +362,8 @@ mod tests {
             "volumes": [{"name": "v", "emptyDir": {}}, {"name": "s", "secret": {"secretName": "x", "defaultMode": 420}}],
             "restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "terminationGracePeriodSeconds": 30,
             "schedulerName": "default-scheduler", "securityContext": {}, "enableServiceLinks": true,
-        }, "status": {"phase": "Pending"}}));
+        }, "status": {"phase": "Pending"}})
+        );
     }
 
     #[test]
@@ -368,14 +383,19 @@ mod tests {
 
     #[test]
     fn a_deployment_rolls_by_quarters() {
-        let deployment = defaulted("apps", "Deployment", json!({"spec": {"selector": {}, "template": {"spec": {"containers": []}}}}));
+        let deployment = defaulted(
+            "apps",
+            "Deployment",
+            json!({"spec": {"selector": {}, "template": {"spec": {"containers": []}}}}),
+        );
         assert_eq!(
             deployment["spec"]["strategy"],
             json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}})
         );
         assert_eq!(deployment["spec"]["replicas"], 1);
         assert_eq!(deployment["spec"]["template"]["spec"]["restartPolicy"], "Always");
-        let recreate = defaulted("apps", "Deployment", json!({"spec": {"replicas": 0, "strategy": {"type": "Recreate"}}}));
+        let recreate =
+            defaulted("apps", "Deployment", json!({"spec": {"replicas": 0, "strategy": {"type": "Recreate"}}}));
         assert_eq!(recreate["spec"]["strategy"], json!({"type": "Recreate"}));
         assert_eq!(recreate["spec"]["replicas"], 0);
     }
@@ -402,6 +422,9 @@ mod tests {
             "CustomResourceDefinition",
             json!({"spec": {"names": {"kind": "Foo", "plural": "foos"}}}),
         );
-        assert_eq!(names["spec"]["names"], json!({"kind": "Foo", "plural": "foos", "singular": "foo", "listKind": "FooList"}));
+        assert_eq!(
+            names["spec"]["names"],
+            json!({"kind": "Foo", "plural": "foos", "singular": "foo", "listKind": "FooList"})
+        );
     }
 }

@@ -86,7 +86,11 @@ impl FieldError {
     }
 
     /// A value that is not among the supported ones.
-    pub fn not_supported<'a>(field: impl Into<String>, value: &Value, supported: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn not_supported<'a>(
+        field: impl Into<String>,
+        value: &Value,
+        supported: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
         let quoted: Vec<String> = supported.into_iter().map(|text| Value::from(text).to_string()).collect();
         let detail = if quoted.is_empty() { String::new() } else { format!("supported values: {}", quoted.join(", ")) };
         Self::with_value(Reason::NotSupported, field, value, &detail)
@@ -118,13 +122,15 @@ impl FieldError {
     }
 
     fn plain(reason: Reason, field: impl Into<String>, detail: &str) -> Self {
-        let message = if detail.is_empty() { reason.title().to_owned() } else { format!("{}: {detail}", reason.title()) };
+        let message =
+            if detail.is_empty() { reason.title().to_owned() } else { format!("{}: {detail}", reason.title()) };
         Self { reason, field: field.into(), message }
     }
 
     fn with_value(reason: Reason, field: impl Into<String>, value: &Value, detail: &str) -> Self {
         let title = reason.title();
-        let message = if detail.is_empty() { format!("{title}: {value}") } else { format!("{title}: {value}: {detail}") };
+        let message =
+            if detail.is_empty() { format!("{title}: {value}") } else { format!("{title}: {value}: {detail}") };
         Self { reason, field: field.into(), message }
     }
 }

@@ -20,7 +20,9 @@ pub(crate) fn is_valid(format: &str, text: &str) -> bool {
         "uuid" | "uuid3" | "uuid4" | "uuid5" => pattern(&UUID, text),
         "email" => pattern(&EMAIL, text),
         "hostname" => text.len() <= 255 && pattern(&HOSTNAME, text),
-        "uri" => text.split_once(':').is_some_and(|(scheme, rest)| is_scheme(scheme) && !rest.contains(char::is_whitespace)),
+        "uri" => {
+            text.split_once(':').is_some_and(|(scheme, rest)| is_scheme(scheme) && !rest.contains(char::is_whitespace))
+        }
         "hexcolor" => pattern(&HEX_COLOR, text),
         "rgbcolor" => pattern(&RGB_COLOR, text),
         "isbn" | "isbn10" | "isbn13" | "creditcard" | "ssn" => !text.is_empty(),
@@ -35,8 +37,12 @@ static MAC: LazyLock<Option<Regex>> =
 static UUID: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new("(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$").ok());
 static EMAIL: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^[^@\s]+@[^@\s]+$").ok());
-static HOSTNAME: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r"^[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?)*\.?$").ok());
+static HOSTNAME: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(
+        r"^[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?)*\.?$",
+    )
+    .ok()
+});
 static HEX_COLOR: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new("^#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6})$").ok());
 static RGB_COLOR: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r"^rgb\(\s*([0-9]{1,3})\s*,\s*([0-9]{1,3})\s*,\s*([0-9]{1,3})\s*\)$").ok());
@@ -49,7 +55,8 @@ fn pattern(regex: &LazyLock<Option<Regex>>, text: &str) -> bool {
 }
 
 fn is_scheme(scheme: &str) -> bool {
-    scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+    scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
 }
 
 fn is_cidr(text: &str) -> bool {

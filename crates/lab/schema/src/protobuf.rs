@@ -85,7 +85,8 @@ fn decode_at(body: &[u8], depth: usize) -> Result<Value, Error> {
 }
 
 /// Options and statuses are registered in every group and version, under the same name.
-const EVERYWHERE: &[&str] = &["DeleteOptions", "CreateOptions", "UpdateOptions", "PatchOptions", "GetOptions", "ListOptions", "Status"];
+const EVERYWHERE: &[&str] =
+    &["DeleteOptions", "CreateOptions", "UpdateOptions", "PatchOptions", "GetOptions", "ListOptions", "Status"];
 
 fn message_of(api_version: &str, kind: &str) -> Result<&'static Message, Error> {
     let unknown = || Error::UnknownKind { api_version: api_version.to_owned(), kind: kind.to_owned() };
@@ -131,7 +132,6 @@ enum Wire {
 }
 
 type Table = BTreeMap<Box<str>, Message>;
-
 
 /// The tables, read when the first protobuf body arrives.
 fn table() -> &'static Table {

@@ -36,7 +36,10 @@ pub fn compile(open_api_v3_schema: &Value, path: &str) -> Result<Schema, Vec<Fie
 /// Adds what every resource has.
 fn resource(schema: &mut Schema) {
     for name in ["apiVersion", "kind"] {
-        schema.properties.entry(name.into()).or_insert_with(|| Arc::new(Schema { ty: Type::String, ..Schema::default() }));
+        schema
+            .properties
+            .entry(name.into())
+            .or_insert_with(|| Arc::new(Schema { ty: Type::String, ..Schema::default() }));
     }
     // What the definition says of metadata only restricts names; the shape is ObjectMeta's.
     let declared = schema.properties.remove("metadata");
@@ -55,7 +58,10 @@ enum Place<'a> {
     /// Part of the shape; the text says what must have a type.
     Shape(&'static str),
     /// Below `allOf` and its kin: value rules only. Holds the part of the shape that they speak of.
-    Rule { shape: Option<&'a Value>, int_or_string: bool },
+    Rule {
+        shape: Option<&'a Value>,
+        int_or_string: bool,
+    },
 }
 
 /// Keywords that a definition must not use at all.
@@ -119,7 +125,8 @@ impl Compiler {
     }
 
     fn unsupported(&mut self, object: &Map<String, Value>, path: &str) {
-        for keyword in UNSUPPORTED.iter().filter(|keyword| object.get(**keyword).is_some_and(|value| !is_empty(value))) {
+        for keyword in UNSUPPORTED.iter().filter(|keyword| object.get(**keyword).is_some_and(|value| !is_empty(value)))
+        {
             self.errors.push(FieldError::forbidden(child(path, keyword), &format!("{keyword} is not supported")));
         }
         if object.get("uniqueItems") == Some(&Value::Bool(true)) {
@@ -140,7 +147,10 @@ impl Compiler {
             "number" => Type::Number,
             "boolean" => Type::Boolean,
             "null" => {
-                self.errors.push(FieldError::forbidden(at.clone(), "type cannot be set to null, use nullable as an alternative"));
+                self.errors.push(FieldError::forbidden(
+                    at.clone(),
+                    "type cannot be set to null, use nullable as an alternative",
+                ));
                 Type::Any
             }
             other => {
@@ -156,7 +166,9 @@ impl Compiler {
         }
         let free = int_or_string || flag(object, "x-kubernetes-preserve-unknown-fields");
         match place {
-            Place::Root if name.is_empty() => self.errors.push(FieldError::required(at, "must not be empty at the root")),
+            Place::Root if name.is_empty() => {
+                self.errors.push(FieldError::required(at, "must not be empty at the root"))
+            }
             Place::Root if name != "object" => {
                 self.errors.push(FieldError::invalid(at, &name.into(), "must be object at the root"));
             }
@@ -190,7 +202,10 @@ impl Compiler {
         let at = child(path, "additionalProperties");
         match object.get("additionalProperties") {
             None | Some(Value::Null) => {}
-            Some(Value::Bool(true)) => schema.additional = Some(Arc::new(Schema { preserve_unknown: true, nullable: true, ..Schema::default() })),
+            Some(Value::Bool(true)) => {
+                schema.additional =
+                    Some(Arc::new(Schema { preserve_unknown: true, nullable: true, ..Schema::default() }))
+            }
             Some(Value::Bool(false)) => {
                 self.errors.push(FieldError::forbidden(at.clone(), "additionalProperties cannot be set to false"));
             }
@@ -229,14 +244,22 @@ impl Compiler {
                 schema.items = Some(Arc::new(self.schema(value, &at, inner)));
             }
         }
-        schema.required = object.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(Into::into).collect();
+        schema.required = object
+            .get("required")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(Into::into)
+            .collect();
     }
 
     /// Something below `allOf` and its kin that the shape does not know. Below an open shape anything goes.
     fn unshaped(&mut self, path: &str, shape: Option<&Value>) {
         let open = shape.is_some_and(|shape| shape.get("additionalProperties").is_some_and(|value| !value.is_null()));
         if !open {
-            self.errors.push(FieldError::required(path, "must be defined outside of allOf, anyOf, oneOf and not as well"));
+            self.errors
+                .push(FieldError::required(path, "must be defined outside of allOf, anyOf, oneOf and not as well"));
         }
     }
 
@@ -247,7 +270,8 @@ impl Compiler {
         let restricts_names = names.clone().all(|name| name == "name" || name == "generateName");
         let other = object.keys().any(|keyword| !matches!(keyword.as_str(), "type" | "properties" | "description"));
         if !restricts_names || other {
-            let detail = "must not specify anything other than name and generateName, but metadata is implicitly specified";
+            let detail =
+                "must not specify anything other than name and generateName, but metadata is implicitly specified";
             self.errors.push(FieldError::forbidden(path, detail));
         }
     }
@@ -265,7 +289,11 @@ impl Compiler {
                 }
             } else {
                 let at = child(path, "type");
-                self.errors.push(FieldError::invalid(at, &schema.ty.name().into(), "must be object if x-kubernetes-embedded-resource is true"));
+                self.errors.push(FieldError::invalid(
+                    at,
+                    &schema.ty.name().into(),
+                    "must be object if x-kubernetes-embedded-resource is true",
+                ));
             }
         }
         self.list_type(object, path, schema);
@@ -275,7 +303,11 @@ impl Compiler {
             Some(kind @ ("granular" | "atomic")) => {
                 if schema.ty != Type::Object {
                     let at = child(path, "type");
-                    self.errors.push(FieldError::invalid(at, &schema.ty.name().into(), "must be object if x-kubernetes-map-type is specified"));
+                    self.errors.push(FieldError::invalid(
+                        at,
+                        &schema.ty.name().into(),
+                        "must be object if x-kubernetes-map-type is specified",
+                    ));
                 }
                 if kind == "atomic" {
                     schema.map = MapKind::Atomic;
@@ -314,11 +346,16 @@ impl Compiler {
         let keys_at = child(path, "x-kubernetes-list-map-keys");
         let kind = object.get("x-kubernetes-list-type").and_then(Value::as_str);
         if kind != Some("map") && !keys.is_empty() {
-            self.errors.push(FieldError::forbidden(keys_at.clone(), "may only be set if x-kubernetes-list-type is map"));
+            self.errors
+                .push(FieldError::forbidden(keys_at.clone(), "may only be set if x-kubernetes-list-type is map"));
         }
         if kind.is_some() && schema.ty != Type::Array {
             let at = child(path, "type");
-            self.errors.push(FieldError::invalid(at, &schema.ty.name().into(), "must be array if x-kubernetes-list-type is specified"));
+            self.errors.push(FieldError::invalid(
+                at,
+                &schema.ty.name().into(),
+                "must be array if x-kubernetes-list-type is specified",
+            ));
             return;
         }
         match kind {
@@ -328,10 +365,15 @@ impl Compiler {
                 let items = schema.items.clone().unwrap_or_default();
                 if items.ty != Type::Object {
                     let at = format!("{path}.items.type");
-                    self.errors.push(FieldError::invalid(at, &items.ty.name().into(), "must be object if parent array's x-kubernetes-list-type is map"));
+                    self.errors.push(FieldError::invalid(
+                        at,
+                        &items.ty.name().into(),
+                        "must be object if parent array's x-kubernetes-list-type is map",
+                    ));
                 }
                 if keys.is_empty() {
-                    self.errors.push(FieldError::required(keys_at, "must not be empty if x-kubernetes-list-type is map"));
+                    self.errors
+                        .push(FieldError::required(keys_at, "must not be empty if x-kubernetes-list-type is map"));
                     return;
                 }
                 for key in &keys {
@@ -357,7 +399,13 @@ impl Compiler {
         }
     }
 
-    fn rules(&mut self, object: &Map<String, Value>, path: &str, shape: Option<&Value>, int_or_string: bool) -> Option<Rules> {
+    fn rules(
+        &mut self,
+        object: &Map<String, Value>,
+        path: &str,
+        shape: Option<&Value>,
+        int_or_string: bool,
+    ) -> Option<Rules> {
         let count = |name: &str| object.get(name).and_then(Value::as_u64);
         let number = |name: &str| object.get(name).and_then(Value::as_f64);
         let mut rules = Rules {
@@ -396,7 +444,10 @@ impl Compiler {
         rules.all_of = many("allOf");
         rules.any_of = many("anyOf");
         rules.one_of = many("oneOf");
-        rules.not = object.get("not").filter(|value| !value.is_null()).map(|value| Arc::new(self.schema(value, &child(path, "not"), place)));
+        rules.not = object
+            .get("not")
+            .filter(|value| !value.is_null())
+            .map(|value| Arc::new(self.schema(value, &child(path, "not"), place)));
         rules.is_some().then_some(rules)
     }
 

@@ -162,7 +162,13 @@ impl Rules {
         } = self;
         !allowed.is_empty()
             || minimum.or(*maximum).or(*multiple_of).is_some()
-            || min_length.or(*max_length).or(*min_items).or(*max_items).or(*min_properties).or(*max_properties).is_some()
+            || min_length
+                .or(*max_length)
+                .or(*min_items)
+                .or(*max_items)
+                .or(*min_properties)
+                .or(*max_properties)
+                .is_some()
             || pattern.is_some()
             || *unique_items
             || !(all_of.is_empty() && any_of.is_empty() && one_of.is_empty())

@@ -106,8 +106,11 @@ impl Validator<'_> {
 
     fn rules(&mut self, rules: &Rules, value: &Value, path: &str) {
         if !rules.allowed.is_empty() && !rules.allowed.contains(value) {
-            let allowed: Vec<String> =
-                rules.allowed.iter().map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned)).collect();
+            let allowed: Vec<String> = rules
+                .allowed
+                .iter()
+                .map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+                .collect();
             self.errors.push(FieldError::not_supported(path, value, allowed.iter().map(String::as_str)));
         }
         match value {
@@ -205,7 +208,8 @@ impl Validator<'_> {
                 }
                 1 => {}
                 many => {
-                    let complaint = format!("must validate one and only one schema (oneOf). Found {many} valid alternatives");
+                    let complaint =
+                        format!("must validate one and only one schema (oneOf). Found {many} valid alternatives");
                     found.push(composite(path, &complaint));
                 }
             }
@@ -254,7 +258,10 @@ fn best(trials: Vec<Vec<FieldError>>) -> Vec<FieldError> {
 
 /// The key fields of a list-map's element as an object.
 fn key_of(keys: &[Box<str>], item: &Value) -> Value {
-    keys.iter().filter_map(|key| Some((key.to_string(), item.get(&**key)?.clone()))).collect::<serde_json::Map<_, _>>().into()
+    keys.iter()
+        .filter_map(|key| Some((key.to_string(), item.get(&**key)?.clone())))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// The former value of a list-map's element.

@@ -217,7 +217,9 @@ mod tests {
         let error = check(json!({"spec": {"replicas": "3"}})).unwrap_err();
         assert_eq!(error.to_string(), "spec.replicas: expected integer, found string");
         assert!(check(json!({"spec": {"replicas": 3_000_000_000_u64}})).is_err());
-        assert!(check(json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 1}}}})).is_ok());
+        assert!(
+            check(json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 1}}}})).is_ok()
+        );
         assert!(check(json!({"spec": {"template": {"spec": {"containers": {}}}}})).is_err());
         assert!(check(json!("text")).is_err());
     }

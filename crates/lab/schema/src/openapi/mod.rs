@@ -1,9 +1,15 @@
-//! The OpenAPI documents that clients fetch.
+//! The OpenAPI documents that clients fetch: `/openapi/v2` as JSON and as gnostic's protobuf, `/openapi/v3` by group and
+//! version. They are made for what is served: the definitions in them are those that the resources need.
+
+mod definitions;
+mod gnostic;
+mod paths;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::types::Schema;
 
@@ -66,24 +72,71 @@ pub const V2_PROTOBUF_CONTENT_TYPE: &str = "application/com.github.proto-openapi
 
 /// The `/openapi/v2` document. `server_version` goes into `info.version`, such as `v1.37.0`.
 pub fn v2(resources: &[ServedResource], server_version: &str) -> Value {
-    let _ = (resources, server_version);
-    Value::Null
+    let resources: Vec<&ServedResource> = resources.iter().collect();
+    json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": server_version},
+        "paths": paths::all(&resources, Dialect::V2),
+        "definitions": definitions::all(&resources, Dialect::V2),
+        "securityDefinitions": {"BearerToken": {
+            "type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication"}},
+        "security": [{"BearerToken": []}],
+    })
 }
 
 /// The same document in gnostic's protobuf form, which kubectl up to 1.28 insists on.
 pub fn v2_protobuf(document: &Value) -> Bytes {
-    let _ = document;
-    Bytes::new()
+    gnostic::document(document).into()
 }
 
 /// The `/openapi/v3` document of one group and version. Resources of others are passed over.
 pub fn v3(group: &str, version: &str, resources: &[ServedResource], server_version: &str) -> Document {
-    let _ = (group, version, resources, server_version);
-    Document { path: String::new(), body: Bytes::new(), hash: String::new() }
+    let resources: Vec<&ServedResource> =
+        resources.iter().filter(|resource| &*resource.group == group && &*resource.version == version).collect();
+    let document = json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": server_version},
+        "paths": paths::all(&resources, Dialect::V3),
+        "components": {
+            "schemas": definitions::all(&resources, Dialect::V3),
+            "securitySchemes": {"BearerToken": {
+                "type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication"}},
+        },
+    });
+    let body = document.to_string();
+    let hash = Sha256::digest(&body).iter().map(|byte| format!("{byte:02X}")).collect();
+    Document { path: paths::root(group, version).trim_start_matches('/').to_owned(), body: body.into(), hash }
 }
 
 /// The `/openapi/v3` index: each path with its `serverRelativeURL`.
 pub fn v3_index<'a>(documents: impl IntoIterator<Item = &'a Document>) -> Value {
-    let _ = documents.into_iter().count();
-    Value::Null
+    let paths: Map<String, Value> = documents
+        .into_iter()
+        .map(|document| {
+            let url = format!("/openapi/v3/{}?hash={}", document.path, document.hash);
+            (document.path.clone(), json!({ "serverRelativeURL": url }))
+        })
+        .collect();
+    json!({ "paths": paths })
 }
+
+/// The two forms of OpenAPI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    V2,
+    V3,
+}
+
+impl Dialect {
+    /// A reference to a definition.
+    fn reference(self, name: &str) -> Value {
+        let place = match self {
+            Self::V2 => "#/definitions/",
+            Self::V3 => "#/components/schemas/",
+        };
+        json!({ "$ref": format!("{place}{name}") })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -27,7 +27,9 @@ pub(super) fn value(message: &str, bytes: &[u8], depth: usize) -> Option<Result<
             } else {
                 match message.strip_prefix(EXTENSIONS)? {
                     "JSON" => raw(message, bytes, depth),
-                    "JSONSchemaPropsOrArray" | "JSONSchemaPropsOrBool" | "JSONSchemaPropsOrStringArray" => alternatives(message, bytes, depth),
+                    "JSONSchemaPropsOrArray" | "JSONSchemaPropsOrBool" | "JSONSchemaPropsOrStringArray" => {
+                        alternatives(message, bytes, depth)
+                    }
                     _ => return None,
                 }
             }

@@ -51,11 +51,23 @@ fn a_lease_as_client_go_writes_it() {
 
 #[test]
 fn a_volume_inlines_its_source_and_drops_unset_zeros() {
-    let csi = [field(1, "d"), field(2, "h"), int(3, 0), field(4, ""), field(5, [field(1, "k"), field(2, "v")].concat())].concat();
+    let csi =
+        [field(1, "d"), field(2, "h"), int(3, 0), field(4, ""), field(5, [field(1, "k"), field(2, "v")].concat())]
+            .concat();
     let source = field(22, csi);
     let capacity = [field(1, "storage"), field(2, field(1, "1Gi"))].concat();
-    let spec = [field(1, capacity), field(2, source), field(3, "ReadWriteOnce"), field(5, "Delete"), field(6, ""), field(8, "")].concat();
-    let pv = decode(&body("v1", "PersistentVolume", &[field(1, field(1, "pv")), field(2, spec), field(3, [])].concat())).unwrap();
+    let spec = [
+        field(1, capacity),
+        field(2, source),
+        field(3, "ReadWriteOnce"),
+        field(5, "Delete"),
+        field(6, ""),
+        field(8, ""),
+    ]
+    .concat();
+    let pv =
+        decode(&body("v1", "PersistentVolume", &[field(1, field(1, "pv")), field(2, spec), field(3, [])].concat()))
+            .unwrap();
     assert_eq!(
         pv,
         json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "pv"},
@@ -97,14 +109,24 @@ fn special_forms() {
     let http = [field(1, "/ok"), field(2, [int(1, 1), int(2, 0), field(3, "web")].concat())].concat();
     let container = [field(1, "c"), field(10, field(1, field(2, http)))].concat();
     let pod = decode(&body("v1", "Pod", &field(2, field(2, container)))).unwrap();
-    assert_eq!(pod["spec"]["containers"][0], json!({"name": "c", "livenessProbe": {"httpGet": {"path": "/ok", "port": "web"}}}));
+    assert_eq!(
+        pod["spec"]["containers"][0],
+        json!({"name": "c", "livenessProbe": {"httpGet": {"path": "/ok", "port": "web"}}})
+    );
     let secret = decode(&body("v1", "Secret", &field(2, [field(1, "k"), field(2, [0xff, 0])].concat()))).unwrap();
     assert_eq!(secret["data"], json!({"k": "/wA="}));
-    let revision = decode(&body("apps/v1", "ControllerRevision", &[field(2, field(1, br#"{"a":[1]}"#)), int(3, 1)].concat())).unwrap();
+    let revision =
+        decode(&body("apps/v1", "ControllerRevision", &[field(2, field(1, br#"{"a":[1]}"#)), int(3, 1)].concat()))
+            .unwrap();
     assert_eq!(revision["data"], json!({"a": [1]}));
     // A review carries a user's extra values in a list wrapper.
     let extra = [field(1, "scopes"), field(2, [field(1, "a"), field(1, "b")].concat())].concat();
-    let review = decode(&body("authorization.k8s.io/v1", "SubjectAccessReview", &field(2, [field(3, "u"), field(5, extra)].concat()))).unwrap();
+    let review = decode(&body(
+        "authorization.k8s.io/v1",
+        "SubjectAccessReview",
+        &field(2, [field(3, "u"), field(5, extra)].concat()),
+    ))
+    .unwrap();
     assert_eq!(review["spec"], json!({"user": "u", "extra": {"scopes": ["a", "b"]}}));
     let entry = [field(1, "m"), field(7, field(1, br#"{"f:spec":{}}"#))].concat();
     let map = decode(&body("v1", "ConfigMap", &field(1, field(17, entry)))).unwrap();
@@ -115,9 +137,11 @@ fn special_forms() {
 fn a_custom_resource_definition_with_its_schema() {
     let inner = [field(5, "string"), field(4, "")].concat();
     let entry = [field(1, "a"), field(2, inner)].concat();
-    let schema = [field(5, "object"), field(29, entry), field(30, int(1, 1)), field(8, field(1, br#"{"a":"b"}"#))].concat();
+    let schema =
+        [field(5, "object"), field(29, entry), field(30, int(1, 1)), field(8, field(1, br#"{"a":"b"}"#))].concat();
     let version = [field(1, "v1"), int(2, 1), int(3, 0), field(4, field(1, schema))].concat();
-    let definition = decode(&body("apiextensions.k8s.io/v1", "CustomResourceDefinition", &field(2, field(7, version)))).unwrap();
+    let definition =
+        decode(&body("apiextensions.k8s.io/v1", "CustomResourceDefinition", &field(2, field(7, version)))).unwrap();
     assert_eq!(
         definition["spec"]["versions"][0],
         json!({"name": "v1", "served": true, "storage": false, "schema": {"openAPIV3Schema": {"type": "object",
@@ -138,7 +162,8 @@ fn errors_say_what_is_wrong() {
         schema = field(28, schema);
     }
     let version = field(4, field(1, schema));
-    let deep = decode(&body("apiextensions.k8s.io/v1", "CustomResourceDefinition", &field(2, field(7, version)))).unwrap_err();
+    let deep =
+        decode(&body("apiextensions.k8s.io/v1", "CustomResourceDefinition", &field(2, field(7, version)))).unwrap_err();
     assert!(deep.to_string().contains("nested too deeply"), "{deep}");
 }
 

@@ -12,7 +12,10 @@ fn compiled(schema: Value) -> Schema {
 /// The fields (below the root) and reasons of what is wrong with a schema.
 fn complaints(schema: Value) -> Vec<(String, Reason)> {
     let errors = compile(&schema, PATH).expect_err("the schema has a fault");
-    errors.into_iter().map(|error| (error.field.trim_start_matches(PATH).trim_start_matches('.').to_owned(), error.reason)).collect()
+    errors
+        .into_iter()
+        .map(|error| (error.field.trim_start_matches(PATH).trim_start_matches('.').to_owned(), error.reason))
+        .collect()
 }
 
 fn causes(schema: &Schema, value: &Value) -> Vec<String> {
@@ -37,7 +40,10 @@ fn stock_definitions_compile() {
         assert!(!stock(name).is_empty(), "{name}");
     }
     let snapshot = &stock("snapshot.storage.k8s.io_volumesnapshots")[0];
-    assert!(!snapshot.properties["spec"].validations.is_empty() || !snapshot.properties["spec"].properties["source"].validations.is_empty());
+    assert!(
+        !snapshot.properties["spec"].validations.is_empty()
+            || !snapshot.properties["spec"].properties["source"].validations.is_empty()
+    );
     let definitions = &builtin().definitions;
     let mut value = json!({"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot",
         "metadata": {"name": "s", "finalizers": ["a"], "bogus": 1}, "spec": {"source": {"persistentVolumeClaimName": "p"}, "extra": true}});
@@ -55,8 +61,14 @@ fn schemas_without_a_clear_shape_are_refused() {
     assert_eq!(complaints(property(json!({}))), [("properties[a].type".into(), Reason::Required)]);
     assert_eq!(complaints(property(json!({"type": "text"}))), [("properties[a].type".into(), Reason::NotSupported)]);
     assert_eq!(complaints(property(json!({"type": "array"}))), [("properties[a].items".into(), Reason::Required)]);
-    assert_eq!(complaints(property(json!({"type": "string", "$ref": "x"}))), [("properties[a].$ref".into(), Reason::Forbidden)]);
-    assert_eq!(complaints(property(json!({"type": "string", "pattern": "("}))), [("properties[a].pattern".into(), Reason::Invalid)]);
+    assert_eq!(
+        complaints(property(json!({"type": "string", "$ref": "x"}))),
+        [("properties[a].$ref".into(), Reason::Forbidden)]
+    );
+    assert_eq!(
+        complaints(property(json!({"type": "string", "pattern": "("}))),
+        [("properties[a].pattern".into(), Reason::Invalid)]
+    );
     assert_eq!(
         complaints(property(json!({"type": "string", "anyOf": [{"type": "string"}]}))),
         [("properties[a].anyOf[0].type".into(), Reason::Forbidden)]
@@ -66,14 +78,22 @@ fn schemas_without_a_clear_shape_are_refused() {
         [("properties[a].oneOf[0].properties[b]".into(), Reason::Required)]
     );
     assert_eq!(
-        complaints(property(json!({"type": "object", "properties": {"b": {"type": "string"}}, "additionalProperties": {"type": "string"}}))),
+        complaints(property(
+            json!({"type": "object", "properties": {"b": {"type": "string"}}, "additionalProperties": {"type": "string"}})
+        )),
         [("properties[a].additionalProperties".into(), Reason::Forbidden)]
     );
     assert_eq!(
-        complaints(json!({"type": "object", "properties": {"metadata": {"type": "object", "properties": {"labels": {"type": "object"}}}}})),
+        complaints(
+            json!({"type": "object", "properties": {"metadata": {"type": "object", "properties": {"labels": {"type": "object"}}}}})
+        ),
         [("properties[metadata]".into(), Reason::Forbidden)]
     );
-    let list = |keys: Value, item: Value| property(json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": keys, "items": item}));
+    let list = |keys: Value, item: Value| {
+        property(
+            json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": keys, "items": item}),
+        )
+    };
     assert_eq!(
         complaints(list(json!(["k"]), json!({"type": "object", "properties": {"k": {"type": "string"}}}))),
         [("properties[a].items.properties[k].default".into(), Reason::Required)]
@@ -91,20 +111,20 @@ fn schemas_without_a_clear_shape_are_refused() {
 #[test]
 fn values_are_validated_with_the_known_messages() {
     let schema = compiled(json!({"type": "object", "required": ["spec"], "properties": {"spec": {"type": "object",
-        "required": ["name"],
-        "properties": {
-            "name": {"type": "string", "minLength": 2, "maxLength": 4, "pattern": "^[a-z]+$"},
-            "replicas": {"type": "integer", "minimum": 1, "maximum": 10},
-            "mode": {"type": "string", "enum": ["a", "b"]},
-            "port": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]},
-            "list": {"type": "array", "maxItems": 2, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
-                "items": {"type": "object", "required": ["k"], "properties": {"k": {"type": "string"}, "v": {"type": "integer", "maximum": 5}}}},
-            "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
-            "one": {"type": "object", "properties": {"x": {"type": "string"}, "y": {"type": "string"}},
-                "oneOf": [{"required": ["x"]}, {"required": ["y"]}]},
-            "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
-            "when": {"type": "string", "format": "date-time"},
-        }}}}));
+    "required": ["name"],
+    "properties": {
+        "name": {"type": "string", "minLength": 2, "maxLength": 4, "pattern": "^[a-z]+$"},
+        "replicas": {"type": "integer", "minimum": 1, "maximum": 10},
+        "mode": {"type": "string", "enum": ["a", "b"]},
+        "port": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]},
+        "list": {"type": "array", "maxItems": 2, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+            "items": {"type": "object", "required": ["k"], "properties": {"k": {"type": "string"}, "v": {"type": "integer", "maximum": 5}}}},
+        "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
+        "one": {"type": "object", "properties": {"x": {"type": "string"}, "y": {"type": "string"}},
+            "oneOf": [{"required": ["x"]}, {"required": ["y"]}]},
+        "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+        "when": {"type": "string", "format": "date-time"},
+    }}}}));
     let spec = |spec: Value| causes(&schema, &json!({ "spec": spec }));
     assert_eq!(spec(json!({"name": "abc", "port": "http", "free": {"x": 1}, "one": {"x": ""}})), Vec::<String>::new());
     assert_eq!(spec(json!({})), ["spec.name: Required value"]);
@@ -134,10 +154,15 @@ fn values_are_validated_with_the_known_messages() {
     );
     assert_eq!(spec(json!({"name": "abc", "set": ["a", "a"]})), [r#"spec.set[1]: Duplicate value: "a""#]);
     let one = spec(json!({"name": "abc", "one": {}}));
-    assert_eq!(one[0], r#"<nil>: Invalid value: "": "spec.one" must validate one and only one schema (oneOf). Found none valid"#);
+    assert_eq!(
+        one[0],
+        r#"<nil>: Invalid value: "": "spec.one" must validate one and only one schema (oneOf). Found none valid"#
+    );
     assert_eq!(
         spec(json!({"name": "abc", "one": {"x": "", "y": ""}})),
-        [r#"<nil>: Invalid value: "": "spec.one" must validate one and only one schema (oneOf). Found 2 valid alternatives"#]
+        [
+            r#"<nil>: Invalid value: "": "spec.one" must validate one and only one schema (oneOf). Found 2 valid alternatives"#
+        ]
     );
     assert_eq!(spec(json!({"name": "abc", "port": true})).len(), 1);
     assert_eq!(
@@ -154,13 +179,13 @@ fn values_are_validated_with_the_known_messages() {
 #[test]
 fn defaults_and_names() {
     let schema = compiled(json!({"type": "object", "properties": {
-        "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 3}}},
-        "spec": {"type": "object", "default": {}, "properties": {
-            "a": {"type": "string", "default": "x"},
-            "n": {"type": "string", "nullable": true, "default": "y"},
-            "l": {"type": "array", "items": {"type": "object", "properties": {"p": {"type": "integer", "default": 1}}}},
-            "m": {"type": "object", "additionalProperties": {"type": "object", "properties": {"q": {"type": "boolean", "default": true}}}},
-        }}}}));
+    "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 3}}},
+    "spec": {"type": "object", "default": {}, "properties": {
+        "a": {"type": "string", "default": "x"},
+        "n": {"type": "string", "nullable": true, "default": "y"},
+        "l": {"type": "array", "items": {"type": "object", "properties": {"p": {"type": "integer", "default": 1}}}},
+        "m": {"type": "object", "additionalProperties": {"type": "object", "properties": {"q": {"type": "boolean", "default": true}}}},
+    }}}}));
     let mut value = json!({"metadata": {"name": "long"}, "spec": {"a": null, "n": null, "l": [{}], "m": {"k": {}}}});
     apply_defaults(&schema, &builtin().definitions, &mut value);
     assert_eq!(value["spec"], json!({"a": "x", "n": null, "l": [{"p": 1}], "m": {"k": {"q": true}}}));
