@@ -124,8 +124,7 @@ impl From<Error> for csi::Error {
             Error::File(source) | Error::Write { source, .. } if is_full(&source) => {
                 Self::resource_exhausted("the file system of the state directory is full").with_source(source)
             }
-            Error::File(source) => Self::internal(message).with_source(source),
-            Error::Write { source, .. } => Self::internal(message).with_source(source),
+            Error::File(source) | Error::Write { source, .. } => Self::internal(message).with_source(source),
             Error::Kernel(source) => Self::internal(message).with_source(source),
             Error::Serve { source, .. } => Self::internal(message).with_source(source),
             Error::Flag { .. }

@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn signatures() {
-        assert_eq!(recognise(&[0; HEAD]), Content::Blank);
+        assert_eq!(recognise(&vec![0; HEAD]), Content::Blank);
         assert_eq!(recognise(&[]), Content::Blank);
         for (at, magic, name) in SIGNATURES {
             let mut head = vec![0; HEAD];

@@ -335,6 +335,8 @@ mod tests {
         }
     }
 
+    const MI: i64 = 1 << 20;
+
     #[test]
     fn sizes() {
         let size = |capability, parameters: &[(&str, &str)], range| {
@@ -342,7 +344,6 @@ mod tests {
                 .map(|plan| plan.capacity)
                 .map_err(|error| error.code() as i32)
         };
-        const MI: i64 = 1 << 20;
         assert_eq!(size(mount(""), &[], (5, 0)), Ok(5));
         assert_eq!(size(mount(""), &[], (0, 0)), Ok(DEFAULT_SIZE));
         assert_eq!(size(mount(""), &[], (0, 5)), Ok(5));

@@ -4,7 +4,7 @@
 //! all changes that wait, writes them at once and syncs once, so that many callers share the price of a sync. Readers
 //! hold the index lock for a look-up only, never over I/O.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -56,7 +56,7 @@ struct Index {
     /// Attached volumes, with those that are being attached.
     attached: u64,
     /// Names of volumes that are being made.
-    pending: HashMap<String, ()>,
+    pending: HashSet<String>,
 }
 
 impl Index {
@@ -187,7 +187,7 @@ impl Store {
     /// Reserves a name, and `bytes` in the pool `kind`, of which at most `limit` may be in use.
     pub(crate) fn reserve(&self, name: &str, kind: &str, bytes: u64, limit: u64) -> Result<Reservation, Unreserved> {
         let mut index = lock(&self.index);
-        if index.names.contains_key(name) || index.pending.contains_key(name) {
+        if index.names.contains_key(name) || index.pending.contains(name) {
             return Err(Unreserved::Name);
         }
         let used = index.used.entry(kind.to_owned()).or_default();
@@ -195,7 +195,7 @@ impl Store {
             Some(sum) if sum <= limit => *used = sum,
             _ => return Err(Unreserved::Room { used: *used }),
         }
-        index.pending.insert(name.to_owned(), ());
+        index.pending.insert(name.to_owned());
         drop(index);
         Ok(Reservation { index: Arc::clone(&self.index), name: name.to_owned(), pool: kind.to_owned(), bytes })
     }
