@@ -47,7 +47,11 @@ pub fn apply(live: &Value, patch: &Value) -> Result<Value, PatchError> {
             }
         }
         json_patch::patch(&mut object, std::slice::from_ref(operation)).map_err(|e| {
-            PatchError::Invalid(format!("operation {i} of the JSON patch at {:?}: {}", operation.path().as_str(), e.kind))
+            PatchError::Invalid(format!(
+                "operation {i} of the JSON patch at {:?}: {}",
+                operation.path().as_str(),
+                e.kind
+            ))
         })?;
     }
     if object.is_object() { Ok(object) } else { Err(PatchError::Invalid("the JSON patch leaves no object".into())) }
@@ -109,8 +113,7 @@ mod tests {
     #[test]
     fn copies_are_bounded() {
         let live = json!({"a": "x".repeat(1000), "b": {}});
-        let patch: Vec<_> =
-            (0..40).map(|i| json!({"op": "copy", "from": "", "path": format!("/b/{i}")})).collect();
+        let patch: Vec<_> = (0..40).map(|i| json!({"op": "copy", "from": "", "path": format!("/b/{i}")})).collect();
         let error = apply(&live, &Value::Array(patch)).expect_err("too much");
         assert!(error.to_string().ends_with("the copies exceed 3145728 bytes"), "{error}");
     }

@@ -187,10 +187,7 @@ pub fn annotations_size<'a>(annotations: impl IntoIterator<Item = (&'a str, &'a 
 /// The five bytes should be uniformly random; the modulo bias over 27 characters is harmless here, since a collision
 /// is answered by the caller's retry.
 pub fn generate(prefix: &str, random: [u8; SUFFIX_LEN]) -> String {
-    let cut = (0..=prefix.len().min(PREFIX_MAX))
-        .rev()
-        .find(|&i| prefix.is_char_boundary(i))
-        .unwrap_or_default();
+    let cut = (0..=prefix.len().min(PREFIX_MAX)).rev().find(|&i| prefix.is_char_boundary(i)).unwrap_or_default();
     let mut name = String::with_capacity(cut + SUFFIX_LEN);
     name.push_str(&prefix[..cut]);
     name.extend(random.iter().map(|&b| char::from(SUFFIX_ALPHABET[usize::from(b) % SUFFIX_ALPHABET.len()])));

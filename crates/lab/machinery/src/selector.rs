@@ -130,9 +130,8 @@ impl Label {
             None | Some(Value::Null) => {}
             Some(Value::Object(labels)) => {
                 for (key, value) in labels {
-                    let value = value
-                        .as_str()
-                        .ok_or_else(|| malformed(&format!("matchLabels.{key}"), "must be a string"))?;
+                    let value =
+                        value.as_str().ok_or_else(|| malformed(&format!("matchLabels.{key}"), "must be a string"))?;
                     names::label_key(key)
                         .and_then(|()| names::label_value(value))
                         .map_err(|e| malformed(&format!("matchLabels.{key}"), &e.to_string()))?;
@@ -282,10 +281,8 @@ impl<'a> Parser<'a> {
             [b'>', ..] => (Token::Greater, 1),
             [b'<', ..] => (Token::Less, 1),
             _ => {
-                let end = self
-                    .rest
-                    .find(|c: char| c.is_whitespace() || "=!(),><".contains(c))
-                    .unwrap_or(self.rest.len());
+                let end =
+                    self.rest.find(|c: char| c.is_whitespace() || "=!(),><".contains(c)).unwrap_or(self.rest.len());
                 (Token::Word(&self.rest[..end]), end)
             }
         };
@@ -361,7 +358,9 @@ impl<'a> Parser<'a> {
     fn number(&mut self, key: &str) -> Parsed<i64> {
         let value = self.value(key)?;
         value.parse().map_err(|_| {
-            format!("values[0][{key}]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, the value must be an integer")
+            format!(
+                "values[0][{key}]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, the value must be an integer"
+            )
         })
     }
 
@@ -421,9 +420,9 @@ impl Field {
             if part.is_empty() {
                 continue;
             }
-            let found = part
-                .match_indices(['=', '!'])
-                .find_map(|(i, _)| ["!=", "==", "="].into_iter().find(|op| part[i..].starts_with(op)).map(|op| (i, op)));
+            let found = part.match_indices(['=', '!']).find_map(|(i, _)| {
+                ["!=", "==", "="].into_iter().find(|op| part[i..].starts_with(op)).map(|op| (i, op))
+            });
             // A '!' that is no operator is no part of a path either.
             let readable = |at: usize| !part[..at].trim().is_empty() && !part[..at].contains('!');
             let Some((at, operator)) = found.filter(|(at, _)| readable(*at)) else {
@@ -524,8 +523,22 @@ mod tests {
     fn label_semantics() {
         let labels = json!({"a": "b", "n": "7", "e": ""});
         for yes in [
-            "", "a", "a=b", "a==b", "a in (b,c)", "a notin (c)", "x!=y", "x notin (y)", "!x", "a!=c", "n>6", "n<8", "e=",
-            "e in ()", "a=b,!x, n", " a = b ",
+            "",
+            "a",
+            "a=b",
+            "a==b",
+            "a in (b,c)",
+            "a notin (c)",
+            "x!=y",
+            "x notin (y)",
+            "!x",
+            "a!=c",
+            "n>6",
+            "n<8",
+            "e=",
+            "e in ()",
+            "a=b,!x, n",
+            " a = b ",
         ] {
             assert!(matches(yes, &labels), "{yes}");
         }

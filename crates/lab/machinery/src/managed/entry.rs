@@ -116,8 +116,13 @@ pub(super) fn encode(object: &mut Value, mut entries: Vec<Entry>) {
     entries.retain(|e| !e.fields.is_empty());
     entries.sort_by(|a, b| {
         let seconds = |e: &Entry| e.time.map(Timestamp::as_second);
-        (a.operation, seconds(a), &a.manager, &a.api_version, &a.subresource)
-            .cmp(&(b.operation, seconds(b), &b.manager, &b.api_version, &b.subresource))
+        (a.operation, seconds(a), &a.manager, &a.api_version, &a.subresource).cmp(&(
+            b.operation,
+            seconds(b),
+            &b.manager,
+            &b.api_version,
+            &b.subresource,
+        ))
     });
     let Value::Object(object) = object else { return };
     let metadata = object.entry("metadata").or_insert_with(|| Value::Object(Map::new()));

@@ -367,7 +367,10 @@ mod tests {
         let value: Value = serde_json::from_str(TEXT).expect("json");
         let set = Set::parse(&value).expect("fields");
         // Fields are sorted by name; keys by value, so that 80 comes before 443.
-        let sorted = TEXT.replace(r#""f:labels":{".":{},"f:app":{}},"f:finalizers":{".":{},"v:\"a/b\"":{}}"#, r#""f:finalizers":{".":{},"v:\"a/b\"":{}},"f:labels":{".":{},"f:app":{}}"#);
+        let sorted = TEXT.replace(
+            r#""f:labels":{".":{},"f:app":{}},"f:finalizers":{".":{},"v:\"a/b\"":{}}"#,
+            r#""f:finalizers":{".":{},"v:\"a/b\"":{}},"f:labels":{".":{},"f:app":{}}"#,
+        );
         assert_eq!(set.encode(), sorted);
         assert_eq!(set.to_value(), value);
         assert_eq!(Set::new().encode(), "{}");

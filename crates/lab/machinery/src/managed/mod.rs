@@ -266,7 +266,8 @@ fn attempt(live: Option<&Value>, applied: &Value, force: bool, write: &Write<'_>
 /// Whether the same managers own the same fields in the same versions, whatever the order and the times.
 fn same_sets(a: &[Entry], b: &[Entry]) -> bool {
     a.len() == b.len()
-        && a.iter().all(|x| b.iter().any(|y| x.same_manager(y) && x.api_version == y.api_version && x.fields == y.fields))
+        && a.iter()
+            .all(|x| b.iter().any(|y| x.same_manager(y) && x.api_version == y.api_version && x.fields == y.fields))
 }
 
 /// Removes what the manager applied before and no longer states, except where somebody else owns it.

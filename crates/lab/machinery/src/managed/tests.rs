@@ -192,6 +192,39 @@ fn keyed_lists_are_owned_by_element() {
 }
 
 #[test]
+fn services_default_the_protocol_of_their_keys() {
+    let service = |port: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": [port]}});
+    let write = |manager: &'static str, second| writer(("", "v1", "Service"), "v1", manager, second);
+    let object = applied(None, &service(json!({"port": 53, "protocol": "TCP"})), &write("me", 1));
+    let both = applied(Some(&object), &service(json!({"port": 53, "protocol": "UDP"})), &write("you", 2));
+    assert_eq!(both["spec"]["ports"], json!([{"port": 53, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}]));
+    let error = apply(Some(&both), &service(json!({"port": 53, "name": "dns"})), false, &write("new", 3));
+    assert_eq!(error.expect("a new name is nobody's")["spec"]["ports"][0]["name"], "dns");
+}
+
+#[test]
+fn long_lists_take_no_quadratic_time() {
+    let containers = |from: usize| deploy((from..from + 4_000).map(|i| json!({"name": i.to_string()})).collect());
+    let object = applied(None, &containers(0), &deployment("me", 1));
+    let object = applied(Some(&object), &containers(2_000), &deployment("you", 2));
+    assert_eq!(object["spec"]["template"]["spec"]["containers"].as_array().map(Vec::len), Some(6_000));
+}
+
+#[test]
+fn objects_left_empty_go_unless_stated() {
+    let labelled = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "labels": {"a": "1"}}});
+    let bare = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}});
+    let object = applied(None, &labelled, &config_map("me", 1));
+    assert_eq!(applied(Some(&object), &bare, &config_map("me", 2)), bare);
+    let stated = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "labels": {}}});
+    assert_eq!(applied(Some(&object), &stated, &config_map("me", 2))["metadata"]["labels"], json!({}));
+    // Nulls count as not said.
+    let null =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "labels": null}, "data": null});
+    assert_eq!(applied(Some(&object), &null, &config_map("me", 2)), bare);
+}
+
+#[test]
 fn applied_order_wins() {
     let list = |names: &[&str]| deploy(names.iter().map(|n| json!({"name": n, "image": "i"})).collect());
     let object = applied(None, &list(&["a", "b", "c"]), &deployment("me", 1));

@@ -120,9 +120,7 @@ impl<'a> Walker<'a> {
     fn below(&self, node: Node<'a>, element: &Element) -> (Node<'a>, bool) {
         match (element, node) {
             (Element::Field(name), _) => self.field(node, name),
-            (_, Node::Known(used)) => {
-                (self.resolve(used).items.as_deref().map_or(Node::Deduced, Node::Known), false)
-            }
+            (_, Node::Known(used)) => (self.resolve(used).items.as_deref().map_or(Node::Deduced, Node::Known), false),
             (_, Node::Deduced) => (Node::Deduced, false),
         }
     }
@@ -221,7 +219,10 @@ impl<'a> Walker<'a> {
     fn closed(&self, node: Node<'a>) -> bool {
         let Node::Known(used) = node else { return false };
         let schema = self.resolve(used);
-        !schema.properties.is_empty() && schema.additional.is_none() && !schema.preserve_unknown && !used.preserve_unknown
+        !schema.properties.is_empty()
+            && schema.additional.is_none()
+            && !schema.preserve_unknown
+            && !used.preserve_unknown
     }
 
     /// `apiVersion`, `kind` and `metadata` belong to every root and every embedded resource.
@@ -287,7 +288,7 @@ impl<'a> Walker<'a> {
         (set, false)
     }
 
-    fn equal(&self, node: Node<'a>, a: &Value, b: &Value) -> bool {
+    fn equal(node: Node<'a>, a: &Value, b: &Value) -> bool {
         if a == b {
             return true;
         }
@@ -351,7 +352,7 @@ impl<'a> Walker<'a> {
             }
         }
         match (old, new) {
-            (Some(old), Some(new)) if leaf && !self.equal(node, old, new) => found.modified.insert(path),
+            (Some(old), Some(new)) if leaf && !Self::equal(node, old, new) => found.modified.insert(path),
             (Some(_), Some(_)) => {}
             _ => note(old.is_none(), new.is_none(), path, found),
         }
@@ -366,7 +367,7 @@ impl<'a> Walker<'a> {
         };
         let shape = self.shape(node, Some(live), Some(applied));
         match shape {
-            Shape::Leaf if self.equal(node, live, applied) => live.clone(),
+            Shape::Leaf if Self::equal(node, live, applied) => live.clone(),
             Shape::Leaf => applied.clone(),
             _ if is_empty(Some(live)) && is_empty(Some(applied)) => applied.clone(),
             Shape::Map => {
@@ -387,15 +388,21 @@ impl<'a> Walker<'a> {
     fn merge_lists(&self, shape: &Shape<'a>, below: Node<'a>, live: &[Value], applied: &[Value]) -> Vec<Value> {
         let live_elements = self.elements(shape, live);
         let applied_elements = self.elements(shape, applied);
-        let in_live = |e: &Element| live_elements.iter().position(|l| l == e);
+        // Where each element is in the live list; none where several live elements have one key: these cannot be
+        // merged with, the applied one replaces them.
+        let mut in_live: BTreeMap<&Element, Option<usize>> = BTreeMap::new();
+        for (i, element) in live_elements.iter().enumerate() {
+            in_live.entry(element).and_modify(|place| *place = None).or_insert(Some(i));
+        }
+        let in_applied: BTreeSet<&Element> = applied_elements.iter().collect();
         // The elements of both, in applied order: the next one of them that the live side may yield.
-        let mut shared = applied_elements.iter().filter(|e| in_live(e).is_some()).peekable();
+        let mut shared = applied_elements.iter().filter(|e| in_live.contains_key(e)).peekable();
         let mut merged = Vec::with_capacity(live.len().max(applied.len()));
         let mut done: BTreeSet<&Element> = BTreeSet::new();
         let (mut l, mut a) = (0, 0);
         while l < live.len() || a < applied.len() {
             if let Some(element) = live_elements.get(l) {
-                if !applied_elements.contains(element) {
+                if !in_applied.contains(element) {
                     merged.push(live[l].clone());
                     l += 1;
                     continue;
@@ -411,9 +418,7 @@ impl<'a> Walker<'a> {
                 }
             }
             if let Some(element) = applied_elements.get(a) {
-                // Several live elements with one key cannot be merged with: the applied one replaces them.
-                let duplicated = live_elements.iter().filter(|e| *e == element).count() > 1;
-                let partner = if duplicated { None } else { in_live(element).map(|i| &live[i]) };
+                let partner = in_live.get(element).copied().flatten().map(|i| &live[i]);
                 merged.push(self.merge(below, partner, Some(&applied[a])));
                 done.insert(element);
                 shared.next_if(|next| *next == element);

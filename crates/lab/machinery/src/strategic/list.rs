@@ -1,9 +1,11 @@
 //! The lists of a strategic merge patch: merging by key or as a set, and the order of the result.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use outrigger_lab_schema::Schema;
 use serde_json::Value;
 
-use super::{Merger, PATCH, Object, added, bad, deletes};
+use super::{Merger, Object, PATCH, added, bad, deletes};
 use crate::PatchError;
 
 /// What decides the order of a merged list.
@@ -23,21 +25,29 @@ enum Identity<'k> {
 }
 
 impl Identity<'_> {
-    fn same(self, a: &Value, b: &Value) -> bool {
+    /// What equal elements have in common; `None` for an element without key.
+    fn of(self, element: &Value) -> Option<String> {
         match self {
-            Self::Value => a == b,
-            Self::Key(key) => matches!((a.get(key), b.get(key)), (Some(a), Some(b)) if a == b),
+            Self::Value => Some(element.to_string()),
+            Self::Key(key) => element.get(key).map(Value::to_string),
         }
     }
 
-    fn position(self, list: &[Value], element: &Value) -> Option<usize> {
-        list.iter().position(|e| self.same(e, element))
+    /// Where each element is first found. Lists may be long: nothing here may take a time quadratic in their length.
+    fn places(self, list: &[Value]) -> BTreeMap<String, usize> {
+        let mut places = BTreeMap::new();
+        for (i, element) in list.iter().enumerate() {
+            if let Some(identity) = self.of(element) {
+                places.entry(identity).or_insert(i);
+            }
+        }
+        places
     }
 }
 
 impl<'a> Merger<'a> {
     pub(super) fn list(
-        &self,
+        self,
         old: Vec<Value>,
         new: Vec<Value>,
         field: Option<&'a Schema>,
@@ -58,7 +68,7 @@ impl<'a> Merger<'a> {
     }
 
     fn keyed(
-        &self,
+        self,
         old: Vec<Value>,
         new: Vec<Value>,
         field: &'a Schema,
@@ -71,6 +81,7 @@ impl<'a> Merger<'a> {
         }
         let mut merged = old.clone();
         let mut patches: Vec<Object> = Vec::with_capacity(new.len());
+        let mut deleted = BTreeSet::new();
         for element in new {
             let Value::Object(mut element) = element else {
                 return Err(bad(format!("an element of a list merged by {key:?} must be an object, not {element}")));
@@ -82,16 +93,17 @@ impl<'a> Merger<'a> {
                     patches.push(element);
                 }
                 Some("delete") => {
-                    let element = Value::Object(element);
-                    if element.get(key).is_none() {
+                    let Some(element) = identity.of(&Value::Object(element)) else {
                         return Err(bad(format!("delete patch type with no merge key {key:?} defined")));
-                    }
-                    merged.retain(|e| !identity.same(e, &element));
+                    };
+                    deleted.insert(element);
                 }
                 Some("replace") => merged.clear(),
                 Some(other) => return Err(bad(format!("unknown patch type: {other} in a list merged by {key:?}"))),
             }
         }
+        merged.retain(|e| identity.of(e).is_none_or(|e| !deleted.contains(&e)));
+        let mut places = identity.places(&merged);
         let items = self.definitions.resolve(field).items.as_deref();
         let mut implied = Vec::with_capacity(patches.len());
         for patch in patches {
@@ -100,7 +112,8 @@ impl<'a> Merger<'a> {
                 return Err(bad(format!("map: {patch} does not contain declared merge key: {key}")));
             }
             implied.push(patch.clone());
-            let at = identity.position(&merged, &patch);
+            let at = identity.of(&patch).map(|element| *places.entry(element).or_insert(merged.len()));
+            let at = at.filter(|at| *at < merged.len());
             let Value::Object(patch) = patch else { continue };
             match at.map(|i| (i, merged[i].take())) {
                 Some((i, Value::Object(live))) => merged[i] = Value::Object(self.object(live, patch, items)?),
@@ -124,8 +137,9 @@ fn scalars(old: Vec<Value>, new: Vec<Value>, order: Order<'_>) -> Result<Vec<Val
         check_order(&new, order, Identity::Value)?;
     }
     let mut merged: Vec<Value> = Vec::with_capacity(old.len() + new.len());
+    let mut seen = BTreeSet::new();
     for value in old.iter().chain(&new) {
-        if !merged.contains(value) {
+        if seen.insert(value.to_string()) {
             merged.push(value.clone());
         }
     }
@@ -138,19 +152,21 @@ fn scalars(old: Vec<Value>, new: Vec<Value>, order: Order<'_>) -> Result<Vec<Val
 
 /// The elements of a patch must all be in its own `$setElementOrder`, in that order; deletions need not be.
 fn check_order(patch: &[Value], order: &[Value], identity: Identity<'_>) -> Result<(), PatchError> {
-    let mut rest = order;
+    let places = identity.places(order);
+    let mut reached = None;
     for element in patch {
         if element.as_object().is_some_and(|o| deletes(o) || o.contains_key(PATCH)) {
             continue;
         }
-        let Some(at) = identity.position(rest, element) else {
+        let at = identity.of(element).and_then(|e| places.get(&e).copied());
+        if at.is_none() || at <= reached {
             return Err(bad(format!(
                 "the order in patch list: {} doesn't match $setElementOrder list: {}",
                 Value::from(patch),
                 Value::from(order)
             )));
-        };
-        rest = &rest[at + 1..];
+        }
+        reached = at;
     }
     Ok(())
 }
@@ -158,12 +174,14 @@ fn check_order(patch: &[Value], order: &[Value], identity: Identity<'_>) -> Resu
 /// Puts a merged list in order: the elements named in `order` in that order, the others in the order they had in
 /// `live`; where both orders meet, an unnamed element comes first only if `live` has it before the next named one.
 fn arrange(merged: Vec<Value>, live: &[Value], order: &[Value], identity: Identity<'_>) -> Vec<Value> {
+    let (in_order, in_live) = (identity.places(order), identity.places(live));
+    let place = |places: &BTreeMap<String, usize>, e: &Value| identity.of(e).and_then(|e| places.get(&e).copied());
     let mut named = Vec::new();
     let mut others = Vec::new();
     for element in merged {
-        match identity.position(order, &element) {
+        match place(&in_order, &element) {
             Some(at) => named.push((at, element)),
-            None => others.push((identity.position(live, &element), element)),
+            None => others.push((place(&in_live, &element), element)),
         }
     }
     named.sort_by_key(|(at, _)| *at);
@@ -171,7 +189,7 @@ fn arrange(merged: Vec<Value>, live: &[Value], order: &[Value], identity: Identi
     let mut arranged = Vec::with_capacity(named.len() + others.len());
     let mut others = others.into_iter().peekable();
     for (_, next) in named {
-        let next_at = identity.position(live, &next);
+        let next_at = place(&in_live, &next);
         while let Some((_, other)) = others.next_if(|(at, _)| matches!((at, next_at), (Some(a), Some(n)) if *a < n)) {
             arranged.push(other);
         }

@@ -18,6 +18,8 @@
 
 mod list;
 
+use std::collections::BTreeSet;
+
 use outrigger_lab_schema::{Definitions, Schema};
 use serde_json::{Map, Value};
 
@@ -60,12 +62,12 @@ struct Merger<'a> {
 
 impl<'a> Merger<'a> {
     /// The schema of a field, as used there.
-    fn field(&self, schema: Option<&'a Schema>, name: &str) -> Option<&'a Schema> {
+    fn field(self, schema: Option<&'a Schema>, name: &str) -> Option<&'a Schema> {
         let schema = self.definitions.resolve(schema?);
         schema.properties.get(name).or(schema.additional.as_ref()).map(AsRef::as_ref)
     }
 
-    fn object(&self, mut live: Object, mut patch: Object, schema: Option<&'a Schema>) -> Result<Object, PatchError> {
+    fn object(self, mut live: Object, mut patch: Object, schema: Option<&'a Schema>) -> Result<Object, PatchError> {
         match patch.remove(PATCH) {
             None => {}
             Some(Value::String(directive)) if directive == "merge" => {}
@@ -101,13 +103,12 @@ impl<'a> Merger<'a> {
 
     /// Merges the lists that have a `$setElementOrder`, and takes them out of the patch.
     fn ordered_lists(
-        &self,
+        self,
         live: &mut Object,
         patch: &mut Object,
         schema: Option<&'a Schema>,
     ) -> Result<(), PatchError> {
-        let directives: Vec<String> =
-            patch.keys().filter(|k| k.starts_with(SET_ELEMENT_ORDER)).cloned().collect();
+        let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(SET_ELEMENT_ORDER)).cloned().collect();
         for directive in directives {
             let name = directive[SET_ELEMENT_ORDER.len()..].to_owned();
             let Some(Value::Array(order)) = patch.remove(&directive) else {
@@ -143,7 +144,7 @@ impl<'a> Merger<'a> {
     }
 
     fn ordered(
-        &self,
+        self,
         old: Option<Vec<Value>>,
         new: Option<Vec<Value>>,
         field: Option<&'a Schema>,
@@ -183,7 +184,8 @@ fn delete_scalars(live: &mut Object, name: &str, scalars: &Value) -> Result<(), 
         return Err(bad(format!("{DELETE_FROM_LIST}{name} must be a list of scalars")));
     };
     if let Some(Value::Array(list)) = live.get_mut(name) {
-        list.retain(|v| !scalars.contains(v));
+        let scalars: BTreeSet<String> = scalars.iter().map(Value::to_string).collect();
+        list.retain(|v| !scalars.contains(&v.to_string()));
     }
     Ok(())
 }

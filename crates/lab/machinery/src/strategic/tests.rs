@@ -1,5 +1,5 @@
 use super::*;
-use outrigger_lab_schema::{PatchStrategy, Type};
+use outrigger_lab_schema::{PatchStrategy, Type, builtin};
 use proptest::prelude::*;
 use serde_json::json;
 use std::sync::Arc;
@@ -97,7 +97,10 @@ fn element_directives() {
         spec(&live, &json!({"containers": [{"$patch": "replace"}, {"name": "z"}]})),
         json!({"containers": [{"name": "z"}]})
     );
-    assert_eq!(spec(&json!({}), &json!({"containers": [{"name": "b", "$patch": "delete"}]})), json!({"containers": []}));
+    assert_eq!(
+        spec(&json!({}), &json!({"containers": [{"name": "b", "$patch": "delete"}]})),
+        json!({"containers": []})
+    );
 }
 
 #[test]
@@ -115,7 +118,10 @@ fn object_directives() {
 fn retain_keys_drops_the_rest() {
     let live = json!({"volumes": [{"name": "v", "emptyDir": {}}]});
     assert_eq!(
-        spec(&live, &json!({"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/"}}]})),
+        spec(
+            &live,
+            &json!({"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/"}}]})
+        ),
         json!({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]})
     );
     let broken = json!({"spec": {"$retainKeys": ["a"], "b": 1}});
@@ -191,6 +197,80 @@ fn a_missing_merge_key_is_an_error() {
     assert!(patched(&live, &json!([])).is_err());
 }
 
+/// Patches an object of a built-in kind.
+fn built_in(kind: (&str, &str, &str), live: &Value, patch: &Value) -> Value {
+    let kind = builtin().kind(kind.0, kind.1, kind.2).unwrap_or_else(|| panic!("{kind:?} is built in"));
+    apply(&kind.schema, &builtin().definitions, live, patch).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn built_in_kinds_know_their_keys() {
+    let pod = json!({
+        "metadata": {"finalizers": ["a"], "ownerReferences": [{"uid": "1", "name": "x"}]},
+        "spec": {
+            "containers": [{
+                "name": "c", "image": "i",
+                "env": [{"name": "E", "value": "1"}],
+                "ports": [{"containerPort": 80, "protocol": "TCP"}],
+                "volumeMounts": [{"mountPath": "/m", "name": "v"}],
+                "args": ["a", "b"],
+            }],
+            "volumes": [{"name": "v", "emptyDir": {}}],
+            "tolerations": [{"key": "t"}],
+        },
+        "status": {"conditions": [{"type": "Ready", "status": "False", "reason": "r"}]},
+    });
+    let patch = json!({
+        "metadata": {"finalizers": ["b"], "ownerReferences": [{"uid": "1", "$patch": "delete"}]},
+        "spec": {
+            "containers": [{
+                "name": "c",
+                "env": [{"name": "E", "value": "2"}],
+                "ports": [{"containerPort": 80, "name": "http"}],
+                "volumeMounts": [{"mountPath": "/m", "readOnly": true}],
+                "args": ["c"],
+            }],
+            "volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/"}}],
+            "tolerations": [{"key": "u"}],
+        },
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    });
+    assert_eq!(
+        built_in(("", "v1", "Pod"), &pod, &patch),
+        json!({
+            "metadata": {"finalizers": ["b", "a"], "ownerReferences": []},
+            "spec": {
+                "containers": [{
+                    "name": "c", "image": "i",
+                    "env": [{"name": "E", "value": "2"}],
+                    "ports": [{"containerPort": 80, "protocol": "TCP", "name": "http"}],
+                    "volumeMounts": [{"mountPath": "/m", "name": "v", "readOnly": true}],
+                    "args": ["c"],
+                }],
+                "volumes": [{"name": "v", "hostPath": {"path": "/"}}],
+                "tolerations": [{"key": "u"}],
+            },
+            "status": {"conditions": [{"type": "Ready", "status": "True", "reason": "r"}]},
+        })
+    );
+    assert_eq!(
+        built_in(
+            ("", "v1", "Service"),
+            &json!({"spec": {"ports": [{"port": 80, "nodePort": 30080}]}}),
+            &json!({"spec": {"ports": [{"port": 80, "name": "http"}]}}),
+        ),
+        json!({"spec": {"ports": [{"port": 80, "nodePort": 30080, "name": "http"}]}})
+    );
+}
+
+#[test]
+fn long_lists_take_no_quadratic_time() {
+    let containers = |from: usize| (from..from + 20_000).map(|i| json!({"name": i.to_string()})).collect::<Value>();
+    let live = json!({"containers": containers(0)});
+    let patch = json!({"containers": containers(10_000), "$setElementOrder/containers": containers(10_000)});
+    assert_eq!(spec(&live, &patch)["containers"].as_array().map(Vec::len), Some(30_000));
+}
+
 fn elements() -> impl Strategy<Value = Vec<(u8, u8)>> {
     proptest::collection::btree_map(0_u8..8, any::<u8>(), 0..8).prop_map(|m| m.into_iter().collect())
 }
@@ -209,7 +289,7 @@ proptest! {
         for wanted in patch["containers"].as_array().expect("list") {
             prop_assert!(once["containers"].as_array().expect("list").contains(wanted));
         }
-        let names: std::collections::BTreeSet<_> =
+        let names: BTreeSet<_> =
             once["containers"].as_array().expect("list").iter().map(|c| c["name"].to_string()).collect();
         prop_assert_eq!(names.len(), once["containers"].as_array().expect("list").len());
     }

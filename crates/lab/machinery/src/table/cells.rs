@@ -7,6 +7,10 @@ use crate::{duration, selector::Label};
 
 /// What is shown where there is nothing.
 pub(super) const NONE: &str = "<none>";
+/// What is shown for an optional field that is not set.
+pub(super) const UNSET: &str = "<unset>";
+/// What is shown where a value should be and is not.
+pub(super) const UNKNOWN: &str = "<unknown>";
 
 /// `metadata.name`.
 pub(super) fn name(object: &Value) -> Value {
@@ -92,8 +96,7 @@ pub(super) fn label_selector(selector: &Value) -> String {
 
 /// A map of labels as text, `<none>` when empty.
 pub(super) fn labels(map: &Value) -> String {
-    let pairs: Vec<String> =
-        map.as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}", text(v))).collect();
+    let pairs: Vec<String> = map.as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}", text(v))).collect();
     joined(pairs.iter().map(String::as_str))
 }
 
@@ -116,7 +119,11 @@ pub(super) fn condition<'v>(object: &'v Value, ty: &str) -> Option<&'v str> {
 /// A quantity in canonical form (a JSON number counts as one), or the empty string.
 pub(super) fn quantity(value: &Value) -> String {
     let raw = super::plain(value);
-    if value.is_null() { String::new() } else { raw.parse::<crate::quantity::Quantity>().map_or(raw, |q| q.to_string()) }
+    if value.is_null() {
+        String::new()
+    } else {
+        raw.parse::<crate::quantity::Quantity>().map_or(raw, |q| q.to_string())
+    }
 }
 
 /// Any scalar as text; absent is `otherwise`.

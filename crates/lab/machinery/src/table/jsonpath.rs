@@ -180,7 +180,6 @@ fn closing(text: &str) -> Option<usize> {
     for (i, c) in text.char_indices() {
         match (quote, c) {
             (Some(q), _) if c == q => quote = None,
-            (Some(_), _) => {}
             (None, '"' | '\'') => quote = Some(c),
             (None, '[') => depth += 1,
             (None, ']') if depth == 0 => return Some(i),
@@ -201,7 +200,8 @@ fn bracket(text: &str) -> Result<Step, String> {
     if let Some(name) = unquote(text) {
         return Ok(Step::Field(name));
     }
-    let number = |t: &str| t.trim().parse::<i64>().map_err(|_| format!("{text:?} is neither an index, a name nor a filter"));
+    let number =
+        |t: &str| t.trim().parse::<i64>().map_err(|_| format!("{text:?} is neither an index, a name nor a filter"));
     let optional = |t: &str| if t.trim().is_empty() { Ok(None) } else { number(t).map(Some) };
     match text.split_once(':') {
         Some((from, to)) => Ok(Step::Slice(optional(from)?, optional(to)?)),
@@ -211,9 +211,9 @@ fn bracket(text: &str) -> Result<Step, String> {
 
 fn filter(text: &str) -> Result<Step, String> {
     let path_text = text.strip_prefix('@').ok_or("a filter must start with '@'")?;
-    let operator = path_text
-        .char_indices()
-        .find_map(|(i, _)| COMPARISONS.iter().find(|(op, _)| path_text[i..].starts_with(op)).map(|(op, c)| (i, *op, *c)));
+    let operator = path_text.char_indices().find_map(|(i, _)| {
+        COMPARISONS.iter().find(|(op, _)| path_text[i..].starts_with(op)).map(|(op, c)| (i, *op, *c))
+    });
     let Some((at, op, comparison)) = operator else {
         return Ok(Step::Filter { path: steps(path_text.trim())?, compare: None });
     };
@@ -265,7 +265,7 @@ mod tests {
             (".spec.list[9]", json!([])),
         ] {
             let found = JsonPath::parse(path).unwrap_or_else(|e| panic!("{e}")).find(&object).into_iter().cloned();
-            assert_eq!(Value::from_iter(found), expected, "{path}");
+            assert_eq!(found.collect::<Value>(), expected, "{path}");
         }
     }
 

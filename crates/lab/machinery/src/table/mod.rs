@@ -8,6 +8,7 @@ mod cells;
 mod jsonpath;
 mod kinds;
 mod pods;
+mod rows;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -255,7 +256,12 @@ pub fn partial_metadata(object: &Value, version: &str) -> Value {
 
 /// The Table of a `Status`: what `kubectl get` prints of an error.
 pub fn of_status(status: &Value, options: &TableOptions<'_>) -> Value {
-    to_table(&builtin("", "Status"), [status], &json!({}), &TableOptions { include: IncludeObject::None, ..options.clone() })
+    to_table(
+        &builtin("", "Status"),
+        [status],
+        &json!({}),
+        &TableOptions { include: IncludeObject::None, ..options.clone() },
+    )
 }
 
 #[cfg(test)]

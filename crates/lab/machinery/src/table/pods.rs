@@ -63,9 +63,8 @@ impl Summary {
         let status = &pod["status"];
         let spec = &pod["spec"];
         let mut reason = text_or(&status["reason"], text(&status["phase"])).to_owned();
-        let gated = list(&status["conditions"])
-            .iter()
-            .any(|c| c["type"] == "PodScheduled" && c["reason"] == "SchedulingGated");
+        let gated =
+            list(&status["conditions"]).iter().any(|c| c["type"] == "PodScheduled" && c["reason"] == "SchedulingGated");
         if gated {
             "SchedulingGated".clone_into(&mut reason);
         }
@@ -87,7 +86,8 @@ impl Summary {
             }
             let terminated = &container["state"]["terminated"];
             let waiting = text(&container["state"]["waiting"]["reason"]);
-            if (!terminated.is_null() && int(&terminated["exitCode"]) == 0) || (sidecar && flag(&container["started"])) {
+            if (!terminated.is_null() && int(&terminated["exitCode"]) == 0) || (sidecar && flag(&container["started"]))
+            {
                 continue;
             }
             reason = if !terminated.is_null() {
@@ -119,7 +119,8 @@ impl Summary {
             }
             // One container is done while another still runs: the pod as a whole is alive.
             if reason == "Completed" && running {
-                reason = if condition(pod, "Ready") == Some("True") { "Running" } else { "NotReady" }.to_owned();
+                let word = if condition(pod, "Ready") == Some("True") { "Running" } else { "NotReady" };
+                word.clone_into(&mut reason);
             }
         }
 

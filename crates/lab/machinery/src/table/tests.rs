@@ -62,19 +62,27 @@ fn headings_are_the_field_s() {
 fn storage_kinds() {
     let created = "2026-01-01T00:59:50Z";
     assert_eq!(
-        narrow("storage.k8s.io", "StorageClass", &json!({
-            "metadata": {"name": "standard", "creationTimestamp": created,
-                "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
-            "provisioner": "hostpath.csi.k8s.io",
-        })),
+        narrow(
+            "storage.k8s.io",
+            "StorageClass",
+            &json!({
+                "metadata": {"name": "standard", "creationTimestamp": created,
+                    "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+                "provisioner": "hostpath.csi.k8s.io",
+            })
+        ),
         json!(["standard (default)", "hostpath.csi.k8s.io", "Delete", "Immediate", false, "10s"])
     );
     assert_eq!(
-        narrow("storage.k8s.io", "CSIDriver", &json!({
-            "metadata": {"name": "hostpath.csi.k8s.io", "creationTimestamp": created},
-            "spec": {"attachRequired": true, "podInfoOnMount": true, "storageCapacity": false,
-                "volumeLifecycleModes": ["Persistent", "Ephemeral"]},
-        })),
+        narrow(
+            "storage.k8s.io",
+            "CSIDriver",
+            &json!({
+                "metadata": {"name": "hostpath.csi.k8s.io", "creationTimestamp": created},
+                "spec": {"attachRequired": true, "podInfoOnMount": true, "storageCapacity": false,
+                    "volumeLifecycleModes": ["Persistent", "Ephemeral"]},
+            })
+        ),
         json!(["hostpath.csi.k8s.io", true, true, false, "<unset>", false, "Persistent,Ephemeral", "10s"])
     );
     let pv = json!({
@@ -104,11 +112,15 @@ fn storage_kinds() {
         json!(["pvc-test", "Terminating", "", "", "", "standard", "<unset>", "10s"])
     );
     assert_eq!(
-        narrow("storage.k8s.io", "VolumeAttachment", &json!({
-            "metadata": {"name": "csi-1", "creationTimestamp": created},
-            "spec": {"attacher": "d", "nodeName": "n", "source": {"persistentVolumeName": "pv"}},
-            "status": {"attached": true},
-        })),
+        narrow(
+            "storage.k8s.io",
+            "VolumeAttachment",
+            &json!({
+                "metadata": {"name": "csi-1", "creationTimestamp": created},
+                "spec": {"attacher": "d", "nodeName": "n", "source": {"persistentVolumeName": "pv"}},
+                "status": {"attached": true},
+            })
+        ),
         json!(["csi-1", "d", "pv", "n", true, "10s"])
     );
 }
@@ -144,9 +156,7 @@ fn pod_states() {
         assert_eq!(pod_status(&with(status)), json!(["0/2", word, "0"]));
     }
     let done = json!({"state": {"terminated": {"reason": "Completed", "exitCode": 0}}});
-    let half = |ready: &str| {
-        json!({"phase": "Running", "conditions": [{"type": "Ready", "status": ready}], "containerStatuses": [done, running]})
-    };
+    let half = |ready: &str| json!({"phase": "Running", "conditions": [{"type": "Ready", "status": ready}], "containerStatuses": [done, running]});
     assert_eq!(pod_status(&with(half("False"))), json!(["1/2", "NotReady", "0"]));
     assert_eq!(pod_status(&with(half("True"))), json!(["1/2", "Running", "0"]));
     let gated = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "reason": "SchedulingGated"}]});
@@ -170,10 +180,22 @@ fn init_containers() {
     let done = json!({"name": "i", "state": {"terminated": {"exitCode": 0}}});
     for (init, shown) in [
         (json!([{"name": "i", "state": {"running": {}}}]), json!(["0/2", "Init:0/2", "0"])),
-        (json!([{"name": "i", "restartCount": 1, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]), json!(["0/2", "Init:CrashLoopBackOff", "1"])),
-        (json!([{"name": "i", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}]), json!(["0/2", "Init:Error", "0"])),
-        (json!([done, {"name": "s", "state": {"waiting": {"reason": "PodInitializing"}}}]), json!(["0/2", "Init:1/2", "0"])),
-        (json!([done, {"name": "s", "ready": true, "started": true, "restartCount": 2, "state": {"running": {}}}]), json!(["1/2", "PodInitializing", "2"])),
+        (
+            json!([{"name": "i", "restartCount": 1, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]),
+            json!(["0/2", "Init:CrashLoopBackOff", "1"]),
+        ),
+        (
+            json!([{"name": "i", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}]),
+            json!(["0/2", "Init:Error", "0"]),
+        ),
+        (
+            json!([done, {"name": "s", "state": {"waiting": {"reason": "PodInitializing"}}}]),
+            json!(["0/2", "Init:1/2", "0"]),
+        ),
+        (
+            json!([done, {"name": "s", "ready": true, "started": true, "restartCount": 2, "state": {"running": {}}}]),
+            json!(["1/2", "PodInitializing", "2"]),
+        ),
     ] {
         assert_eq!(pod_status(&pod(init.clone())), shown, "{init}");
     }
