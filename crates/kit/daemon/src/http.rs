@@ -160,20 +160,10 @@ impl HttpEndpoint {
             },
             None => TcpListener::bind(address).await,
         };
-        let listener = bound.map_err(|source| EndpointError::Bind {
-            address: address.to_owned(),
-            source,
-        })?;
+        let listener = bound.map_err(|source| EndpointError::Bind { address: address.to_owned(), source })?;
         let metrics_path = metrics_path.to_owned();
         let health = Health::new();
-        Ok(Self {
-            listener,
-            pages: Arc::new(Pages {
-                metrics,
-                metrics_path,
-                health,
-            }),
-        })
+        Ok(Self { listener, pages: Arc::new(Pages { metrics, metrics_path, health }) })
     }
 
     /// The address bound, with the port that the kernel chose.
@@ -260,13 +250,11 @@ impl Pages {
         };
         if root == "readyz" && only.is_none() {
             let ready = self.health.is_ready();
-            results.push((
-                "ready".to_owned(),
-                if ready { Ok(()) } else { Err("not ready yet".to_owned()) },
-            ));
+            results.push(("ready".to_owned(), if ready { Ok(()) } else { Err("not ready yet".to_owned()) }));
         }
         let failed = results.iter().any(|(_, result)| result.is_err());
-        let verbose = request.uri().query().is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
+        let verbose =
+            request.uri().query().is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
         if !failed && !verbose {
             return page(StatusCode::OK, TEXT, "ok".into());
         }
@@ -331,10 +319,7 @@ mod tests {
         health.register("driver", || async { Err("no socket".to_owned()) });
         let (code, text) = ask(address, "GET /healthz").await;
         assert_eq!(code, 500);
-        assert!(
-            text.ends_with("[+]disk ok\n[-]driver failed: no socket\nhealthz check failed\n"),
-            "{text}"
-        );
+        assert!(text.ends_with("[+]disk ok\n[-]driver failed: no socket\nhealthz check failed\n"), "{text}");
         assert_eq!(ask(address, "GET /readyz").await.0, 500);
         assert_eq!(ask(address, "GET /healthz/disk").await.0, 200);
         assert_eq!(ask(address, "GET /healthz/driver").await.0, 500);

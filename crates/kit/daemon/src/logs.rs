@@ -1,5 +1,6 @@
 //! Logs on the standard error stream.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 
 use clap::{Args, ValueEnum};
@@ -64,7 +65,8 @@ fn directives(verbosity: u8) -> String {
     };
     let mut out = own.to_owned();
     for library in LIBRARIES {
-        out.push_str(&format!(",{library}={libraries}"));
+        // Writing to a String cannot fail.
+        let _ = write!(out, ",{library}={libraries}");
     }
     out
 }

@@ -27,9 +27,7 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Process));
-        Self {
-            registry: Arc::new(RwLock::new(registry)),
-        }
+        Self { registry: Arc::new(RwLock::new(registry)) }
     }
 
     /// Registers metrics; gives what `register` gives.
@@ -118,10 +116,7 @@ mod tests {
         assert!(value("process_open_fds") >= 3.0);
         assert!(value("process_max_fds") >= value("process_open_fds"));
         assert!(value("process_threads") >= 1.0);
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap()
-            .as_secs_f64();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
         let age = now - value("process_start_time_seconds");
         assert!((-2.0..600.0).contains(&age), "{age}");
     }

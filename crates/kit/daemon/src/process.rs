@@ -80,10 +80,8 @@ impl Reading {
 
     fn parse(stat: &str, status: &str, limits: &str, system: &str) -> Self {
         // The second field is the program's name in parentheses and may hold anything, so count from its end.
-        let fields: Vec<&str> = stat
-            .rsplit_once(')')
-            .map(|(_, rest)| rest.split_whitespace().collect())
-            .unwrap_or_default();
+        let fields: Vec<&str> =
+            stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
         // Field 3 of proc(5) is fields[0].
         let number = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<f64>().ok());
         let line = |text: &str, key: &str, index: usize| -> Option<f64> {
@@ -92,9 +90,7 @@ impl Reading {
         };
         Self {
             cpu_seconds: number(14).zip(number(15)).map(|(user, system)| (user + system) / TICKS),
-            start_seconds: number(22)
-                .zip(line(system, "btime ", 0))
-                .map(|(ticks, boot)| boot + ticks / TICKS),
+            start_seconds: number(22).zip(line(system, "btime ", 0)).map(|(ticks, boot)| boot + ticks / TICKS),
             resident: line(status, "VmRSS:", 0).map(|kib| kib * 1024.0),
             virtual_memory: line(status, "VmSize:", 0).map(|kib| kib * 1024.0),
             threads: line(status, "Threads:", 0),

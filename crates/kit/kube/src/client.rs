@@ -41,10 +41,7 @@ pub async fn client(kubeconfig: Option<&Path>, qps: f32, burst: u32) -> Result<C
     let options = KubeConfigOptions::default();
     let mut config = match kubeconfig {
         Some(path) => {
-            let fail = |source| ClientError::Kubeconfig {
-                path: path.to_owned(),
-                source,
-            };
+            let fail = |source| ClientError::Kubeconfig { path: path.to_owned(), source };
             let file = Kubeconfig::read_from(path).map_err(fail)?;
             Config::from_custom_kubeconfig(file, &options).await.map_err(fail)?
         }

@@ -107,15 +107,14 @@ struct Memory {
 
 impl Elector {
     /// A candidate with these options.
-    pub fn new(client: kube::Client, options: LeaseOptions, metrics: ElectionMetrics) -> Result<Self, LeaseOptionsError> {
+    pub fn new(
+        client: kube::Client,
+        options: LeaseOptions,
+        metrics: ElectionMetrics,
+    ) -> Result<Self, LeaseOptionsError> {
         options.validate()?;
         metrics.set(&options.name, false);
-        Ok(Self {
-            api: Api::namespaced(client, &options.namespace),
-            options,
-            metrics,
-            renewed: Arc::default(),
-        })
+        Ok(Self { api: Api::namespaced(client, &options.namespace), options, metrics, renewed: Arc::default() })
     }
 
     /// Adds the check `leader-election` to `health`: it fails if the lease is held, and was not renewed for its
@@ -259,7 +258,8 @@ impl Elector {
                     },
                     ..Lease::default()
                 };
-                let Decision::Write(spec) = Observed::default().decide(options, Instant::now(), Timestamp::now()) else {
+                let Decision::Write(spec) = Observed::default().decide(options, Instant::now(), Timestamp::now())
+                else {
                     return Try::Failed(kube::Error::Service("a lease that does not exist is free".into()));
                 };
                 self.fill(&mut lease, spec);
@@ -294,11 +294,7 @@ impl Elector {
     fn fill(&self, lease: &mut Lease, spec: LeaseSpec) {
         // Fields that newer servers know and we do not manage stay.
         let old = lease.spec.take().unwrap_or_default();
-        lease.spec = Some(LeaseSpec {
-            preferred_holder: old.preferred_holder,
-            strategy: old.strategy,
-            ..spec
-        });
+        lease.spec = Some(LeaseSpec { preferred_holder: old.preferred_holder, strategy: old.strategy, ..spec });
         if !self.options.labels.is_empty() {
             lease.metadata.labels.get_or_insert_default().extend(self.options.labels.clone());
         }

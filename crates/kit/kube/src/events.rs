@@ -77,10 +77,7 @@ impl Recorder {
         let (sender, receiver) = mpsc::channel(WAITING);
         let writer = Writer {
             client,
-            source: EventSource {
-                component: Some(component.to_owned()),
-                host: host.map(str::to_owned),
-            },
+            source: EventSource { component: Some(component.to_owned()), host: host.map(str::to_owned) },
             known: Known::default(),
             floods: HashMap::new(),
         };

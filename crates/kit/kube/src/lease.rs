@@ -80,10 +80,7 @@ impl LeaseOptions {
             return Err(LeaseOptionsError::BelowOneSecond(self.duration));
         }
         if self.duration <= self.renew_deadline {
-            return Err(LeaseOptionsError::DurationTooShort {
-                duration: self.duration,
-                deadline: self.renew_deadline,
-            });
+            return Err(LeaseOptionsError::DurationTooShort { duration: self.duration, deadline: self.renew_deadline });
         }
         if self.renew_deadline <= self.retry_period.mul_f64(1.2) {
             return Err(LeaseOptionsError::DeadlineTooShort {
@@ -104,10 +101,7 @@ pub fn default_identity() -> String {
 /// Makes a lease name of a driver's name as the CSI sidecars do: what is no letter, digit or dash becomes a dash,
 /// and a dash at the end gets an `X`.
 pub fn sanitize_lease_name(name: &str) -> String {
-    let mut out: String = name
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .collect();
+    let mut out: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     if out.ends_with('-') {
         out.push('X');
     }
@@ -156,9 +150,7 @@ impl Observed {
         }
         let seconds = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
         if !holder.is_empty() && now < *since + Duration::from_secs(seconds) {
-            return Decision::Wait {
-                holder: holder.to_owned(),
-            };
+            return Decision::Wait { holder: holder.to_owned() };
         }
         Decision::Write(held(options, wall, wall, transitions.saturating_add(1)))
     }
@@ -191,10 +183,7 @@ mod tests {
     use super::*;
 
     fn options(identity: &str) -> LeaseOptions {
-        LeaseOptions {
-            identity: identity.into(),
-            ..LeaseOptions::new("ns", "lease")
-        }
+        LeaseOptions { identity: identity.into(), ..LeaseOptions::new("ns", "lease") }
     }
 
     fn written(decision: Decision) -> LeaseSpec {

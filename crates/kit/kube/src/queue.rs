@@ -66,7 +66,11 @@ impl QueueMetrics {
         metrics.register(|registry| {
             registry.register("workqueue_depth", "Current depth of workqueue", this.depth.clone());
             registry.register("workqueue_adds", "Total number of adds handled by workqueue", this.adds.clone());
-            registry.register("workqueue_retries", "Total number of retries handled by workqueue", this.retries.clone());
+            registry.register(
+                "workqueue_retries",
+                "Total number of retries handled by workqueue",
+                this.retries.clone(),
+            );
             registry.register(
                 "workqueue_queue_duration_seconds",
                 "How long in seconds an item stays in workqueue before being requested",
@@ -221,9 +225,7 @@ pub struct WorkQueue<K> {
 
 impl<K> Clone for WorkQueue<K> {
     fn clone(&self) -> Self {
-        Self {
-            shared: self.shared.clone(),
-        }
+        Self { shared: self.shared.clone() }
     }
 }
 
@@ -340,11 +342,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> WorkQueue<K> {
                 if depth > 0 || next.is_some() {
                     self.shared.wake.notify_one();
                 }
-                return Work {
-                    queue: self.clone(),
-                    key,
-                    started: now,
-                };
+                return Work { queue: self.clone(), key, started: now };
             }
             match next {
                 Some(at) => tokio::select! {

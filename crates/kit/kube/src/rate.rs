@@ -20,12 +20,7 @@ pub(crate) struct Bucket {
 impl Bucket {
     pub(crate) fn new(qps: f64, burst: u32, now: Instant) -> Self {
         let burst = f64::from(burst.max(1));
-        Self {
-            qps,
-            burst,
-            tokens: burst,
-            at: now,
-        }
+        Self { qps, burst, tokens: burst, at: now }
     }
 
     fn refill(&mut self, now: Instant) {
@@ -42,7 +37,7 @@ impl Bucket {
             Duration::ZERO
         } else {
             // A rate near zero must not make a duration that overflows.
-            Duration::try_from_secs_f64(-self.tokens / self.qps).unwrap_or(Duration::from_secs(86_400))
+            Duration::try_from_secs_f64(-self.tokens / self.qps).unwrap_or(Duration::from_hours(24))
         }
     }
 
@@ -66,9 +61,7 @@ pub struct RateLimitLayer {
 impl RateLimitLayer {
     /// A limit of `qps` calls a second, after a burst of `burst` (at least one).
     pub fn new(qps: f64, burst: u32) -> Self {
-        Self {
-            bucket: Arc::new(Mutex::new(Bucket::new(qps, burst, Instant::now()))),
-        }
+        Self { bucket: Arc::new(Mutex::new(Bucket::new(qps, burst, Instant::now()))) }
     }
 }
 
@@ -76,11 +69,7 @@ impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimit<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RateLimit {
-            inner,
-            bucket: self.bucket.clone(),
-            turn: Turn::None,
-        }
+        RateLimit { inner, bucket: self.bucket.clone(), turn: Turn::None }
     }
 }
 
@@ -155,7 +144,7 @@ mod tests {
         }
         let took = start.elapsed().as_millis();
         assert!((1990..2050).contains(&took), "20 calls at 10 a second took {took} ms");
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         let idle = Instant::now();
         for _ in 0..5 {
             service.ready().await.unwrap().call(()).await.unwrap();

@@ -57,11 +57,7 @@ pub enum ConnectError {
 /// A channel that loses its connection makes a new one with the next call.
 pub async fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Channel, ConnectError> {
     let deadline = Instant::now() + timeout;
-    let expired = |source| ConnectError::Timeout {
-        endpoint: endpoint.clone(),
-        timeout,
-        source,
-    };
+    let expired = |source| ConnectError::Timeout { endpoint: endpoint.clone(), timeout, source };
     let mut pause = PAUSE;
     loop {
         let error = match timeout_at(deadline, UnixStream::connect(endpoint.path())).await {
@@ -70,19 +66,15 @@ pub async fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Channel, 
             Err(_) => return Err(expired(io::ErrorKind::TimedOut.into())),
         };
         let passing = match error.kind() {
-            io::ErrorKind::NotFound => true,
             // A socket that is not served yet; any other file refuses for ever.
             io::ErrorKind::ConnectionRefused => {
                 fs_err::metadata(endpoint.path()).map_or(true, |meta| meta.file_type().is_socket())
             }
-            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => true,
+            io::ErrorKind::NotFound | io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => true,
             _ => false,
         };
         if !passing {
-            return Err(ConnectError::Refused {
-                endpoint: endpoint.clone(),
-                source: error,
-            });
+            return Err(ConnectError::Refused { endpoint: endpoint.clone(), source: error });
         }
         if timeout_at(deadline, tokio::time::sleep(pause)).await.is_err() {
             return Err(expired(error));
@@ -97,10 +89,7 @@ pub async fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Channel, 
     let connected = timeout_at(deadline, target().connect_with_connector(connector)).await;
     connected
         .map_err(|_| expired(io::ErrorKind::TimedOut.into()))?
-        .map_err(|source| ConnectError::Transport {
-            endpoint: endpoint.clone(),
-            source,
-        })
+        .map_err(|source| ConnectError::Transport { endpoint: endpoint.clone(), source })
 }
 
 /// A channel to `endpoint` that connects with the first call and again whenever the connection is lost.

@@ -60,11 +60,7 @@ impl Connected for Connection {
     type ConnectInfo = Option<PeerInfo>;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.peer_cred().ok().map(|cred| PeerInfo {
-            pid: cred.pid(),
-            uid: cred.uid(),
-            gid: cred.gid(),
-        })
+        self.stream.peer_cred().ok().map(|cred| PeerInfo { pid: cred.pid(), uid: cred.uid(), gid: cred.gid() })
     }
 }
 

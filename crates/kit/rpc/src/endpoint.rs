@@ -58,10 +58,7 @@ impl Endpoint {
             return Err(EndpointError::Empty(String::new()));
         }
         if bytes.len() > SUN_PATH_MAX {
-            return Err(EndpointError::TooLong {
-                length: bytes.len(),
-                path,
-            });
+            return Err(EndpointError::TooLong { length: bytes.len(), path });
         }
         if bytes.contains(&0) || bytes.ends_with(b"/") || path.file_name().is_none() {
             return Err(EndpointError::NotAFile(path));
@@ -84,10 +81,7 @@ impl FromStr for Endpoint {
         } else if let Some(rest) = text.strip_prefix("unix:") {
             rest
         } else if let Some((scheme, _)) = text.split_once("://") {
-            return Err(EndpointError::Scheme {
-                endpoint: text.to_owned(),
-                scheme: scheme.to_owned(),
-            });
+            return Err(EndpointError::Scheme { endpoint: text.to_owned(), scheme: scheme.to_owned() });
         } else {
             text
         };

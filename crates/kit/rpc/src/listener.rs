@@ -101,11 +101,7 @@ impl Listener {
         let directory = path.parent().unwrap_or(Path::new("/"));
         let lock = lock(directory).await?;
         refuse_if_taken(endpoint, &path).await?;
-        let temporary = directory.join(format!(
-            ".{}-{}~",
-            std::process::id(),
-            COUNTER.fetch_add(1, Ordering::Relaxed)
-        ));
+        let temporary = directory.join(format!(".{}-{}~", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
         let bound = bind_at(&temporary, &lock).and_then(|bound| {
             fs_err::rename(&temporary, &path).map_err(|source| BindError::Io {
                 step: "rename the new socket to",
@@ -119,10 +115,7 @@ impl Listener {
             let _ = fs_err::remove_file(&temporary);
         }
         let (listener, identity) = bound?;
-        Ok(Self {
-            listener,
-            name: Name { path, identity },
-        })
+        Ok(Self { listener, name: Name { path, identity } })
     }
 
     /// The connections as they come; the stream never ends and never fails.
@@ -148,10 +141,7 @@ static COUNTER: AtomicU32 = AtomicU32::new(0);
 
 /// Locks a directory against others who bind in it; the lock ends with the file.
 async fn lock(directory: &Path) -> Result<File, BindError> {
-    let fail = |source| BindError::Directory {
-        path: directory.to_owned(),
-        source,
-    };
+    let fail = |source| BindError::Directory { path: directory.to_owned(), source };
     let file = File::open(directory).map_err(fail)?;
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
@@ -161,9 +151,7 @@ async fn lock(directory: &Path) -> Result<File, BindError> {
                 tokio::time::sleep(LOCK_RETRY).await;
             }
             Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(BindError::Locked {
-                    path: directory.to_owned(),
-                });
+                return Err(BindError::Locked { path: directory.to_owned() });
             }
             // Some network file systems have no locks; a race there is no worse than without this code.
             Err(std::fs::TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => return Ok(file),
@@ -174,11 +162,7 @@ async fn lock(directory: &Path) -> Result<File, BindError> {
 
 /// Fails unless `path` is free or a socket that nobody listens on.
 async fn refuse_if_taken(endpoint: &Endpoint, path: &Path) -> Result<(), BindError> {
-    let fail = |step, source| BindError::Io {
-        step,
-        path: path.to_owned(),
-        source,
-    };
+    let fail = |step, source| BindError::Io { step, path: path.to_owned(), source };
     let kind = match fs_err::symlink_metadata(path) {
         Ok(found) => found.file_type(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -194,22 +178,15 @@ async fn refuse_if_taken(endpoint: &Endpoint, path: &Path) -> Result<(), BindErr
         } else {
             "a device or pipe"
         };
-        return Err(BindError::NotASocket {
-            path: path.to_owned(),
-            what,
-        });
+        return Err(BindError::NotASocket { path: path.to_owned(), what });
     }
     match UnixStream::connect(endpoint.path()).await {
-        Ok(_) => Err(BindError::InUse {
-            endpoint: endpoint.clone(),
-        }),
+        Ok(_) => Err(BindError::InUse { endpoint: endpoint.clone() }),
         Err(error) => match error.kind() {
             // Nobody listens, or it went away meanwhile.
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Ok(()),
             // Its backlog is full: it is alive.
-            io::ErrorKind::WouldBlock => Err(BindError::InUse {
-                endpoint: endpoint.clone(),
-            }),
+            io::ErrorKind::WouldBlock => Err(BindError::InUse { endpoint: endpoint.clone() }),
             _ => Err(fail("find out whether somebody listens on", error)),
         },
     }
@@ -217,11 +194,7 @@ async fn refuse_if_taken(endpoint: &Endpoint, path: &Path) -> Result<(), BindErr
 
 /// Binds and listens at `path`, whose directory is open as `directory`; gives the file's device and inode too.
 fn bind_at(path: &Path, directory: &File) -> Result<(UnixListener, (u64, u64)), BindError> {
-    let fail = |step, source: io::Error| BindError::Io {
-        step,
-        path: path.to_owned(),
-        source,
-    };
+    let fail = |step, source: io::Error| BindError::Io { step, path: path.to_owned(), source };
     // The temporary name may be longer than the final one: reach it through the open directory if it does not fit.
     let address = SocketAddrUnix::new(path).or_else(|_| {
         let name = path.file_name().unwrap_or_default();

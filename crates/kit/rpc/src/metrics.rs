@@ -37,10 +37,7 @@ impl OperationsSeconds {
             "Container Storage Interface operation duration with gRPC error code status total",
             family.clone(),
         );
-        Self {
-            family,
-            driver: Arc::new(RwLock::new("unknown-driver".to_owned())),
-        }
+        Self { family, driver: Arc::new(RwLock::new("unknown-driver".to_owned())) }
     }
 
     /// Sets the `driver_name` of what is recorded from now on.
@@ -51,11 +48,7 @@ impl OperationsSeconds {
     /// Records a call.
     pub fn observe(&self, method: &'static str, code: Code, took: Duration) {
         let driver_name = self.driver.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let labels = Labels {
-            driver_name,
-            method_name: method,
-            grpc_status_code: code_name(code),
-        };
+        let labels = Labels { driver_name, method_name: method, grpc_status_code: code_name(code) };
         self.family.get_or_create(&labels).observe(took.as_secs_f64());
     }
 }

@@ -46,11 +46,7 @@ impl Observer {
     /// The pool must have been decoded from bytes that keep extension options
     /// ([`DescriptorPool::decode`]): they say which fields are secret.
     pub fn new(pool: DescriptorPool) -> Self {
-        Self {
-            pool,
-            metrics: None,
-            quiet: false,
-        }
+        Self { pool, metrics: None, quiet: false }
     }
 
     /// Also records each call in `metrics`.
@@ -60,7 +56,7 @@ impl Observer {
         self
     }
 
-    /// Logs every call at DEBUG, as the clients in sidecars do.
+    /// Logs every call at DEBUG, errors too, as the clients in sidecars do: who called says what the error means.
     #[must_use]
     pub fn at_debug(mut self) -> Self {
         self.quiet = true;
@@ -79,24 +75,15 @@ impl Observer {
     ) -> Result<Res, Status> {
         let number = CALLS.fetch_add(1, Ordering::Relaxed);
         let quiet = self.quiet || method.rsplit('/').next().is_some_and(|name| POLLED.contains(&name));
-        let enabled = if quiet {
-            tracing::enabled!(tracing::Level::DEBUG)
-        } else {
-            tracing::enabled!(tracing::Level::INFO)
-        };
+        let enabled =
+            if quiet { tracing::enabled!(tracing::Level::DEBUG) } else { tracing::enabled!(tracing::Level::INFO) };
         let descriptor = if enabled { self.find(method) } else { None };
         if enabled {
             log(quiet, number, format_args!("GRPC call: {method}"));
             let text = text(descriptor.as_ref().map(MethodDescriptor::input), request);
             log(quiet, number, format_args!("GRPC request: {text}"));
         }
-        let mut watch = Watch {
-            observer: self,
-            method,
-            number,
-            start: Instant::now(),
-            done: false,
-        };
+        let mut watch = Watch { observer: self, method, number, start: Instant::now(), done: false };
         let outcome = call.await;
         watch.done = true;
         watch.record(outcome.as_ref().map_or_else(Status::code, |_| Code::Ok));
@@ -106,12 +93,14 @@ impl Observer {
                 log(quiet, number, format_args!("GRPC response: {text}"));
             }
             Ok(_) => {}
-            Err(status) => tracing::error!(
-                call = number,
-                "GRPC error: {method}: rpc error: code = {} desc = {}",
-                code_name(status.code()),
-                status.message()
-            ),
+            Err(status) => {
+                let (code, text) = (code_name(status.code()), status.message());
+                if self.quiet {
+                    tracing::debug!(call = number, "GRPC error: {method}: rpc error: code = {code} desc = {text}");
+                } else {
+                    tracing::error!(call = number, "GRPC error: {method}: rpc error: code = {code} desc = {text}");
+                }
+            }
         }
         outcome
     }
@@ -144,7 +133,8 @@ impl Drop for Watch<'_> {
     fn drop(&mut self) {
         if !self.done {
             self.record(Code::Cancelled);
-            tracing::warn!(call = self.number, "GRPC error: {}: canceled before it ended", self.method);
+            let text = format_args!("GRPC error: {}: canceled before it ended", self.method);
+            log(self.observer.quiet, self.number, text);
         }
     }
 }
@@ -203,28 +193,16 @@ mod tests {
     #[test]
     fn a_call_is_three_lines_without_secrets() {
         let pool = pool(Extension::Declared);
-        let make = request(
-            &pool,
-            json!({"name": "a", "secrets": {"k": "swordfish"}, "token": "opensesame"}),
-        );
+        let make = request(&pool, json!({"name": "a", "secrets": {"k": "swordfish"}, "token": "opensesame"}));
         let log = logged(async {
             let observer = Observer::new(pool.clone());
-            observer
-                .unary("/demo.v1.Demo/Make", &make, async { Ok("ext4".to_owned()) })
-                .await
-                .unwrap();
-            observer
-                .unary("/demo.v1.Demo/Probe", &make, async { Ok(String::new()) })
-                .await
-                .unwrap();
+            observer.unary("/demo.v1.Demo/Make", &make, async { Ok("ext4".to_owned()) }).await.unwrap();
+            observer.unary("/demo.v1.Demo/Probe", &make, async { Ok(String::new()) }).await.unwrap();
             observer
                 .unary("/demo.v1.Demo/Make", &make, async { Err::<String, _>(Status::not_found("no such thing")) })
                 .await
                 .unwrap_err();
-            observer
-                .unary("/demo.v1.Demo/Unheard", &make, async { Ok(String::new()) })
-                .await
-                .unwrap();
+            observer.unary("/demo.v1.Demo/Unheard", &make, async { Ok(String::new()) }).await.unwrap();
         });
         let lines: Vec<&str> = log.lines().map(str::trim_start).collect();
         assert!(lines[0].starts_with("INFO") && lines[0].contains("GRPC call: /demo.v1.Demo/Make"), "{log}");
@@ -234,7 +212,10 @@ mod tests {
         );
         assert!(lines[2].contains(r#"GRPC response: {"fs_type":"ext4"}"#), "{log}");
         assert!(lines[3..6].iter().all(|line| line.starts_with("DEBUG")), "{log}");
-        assert!(log.contains("GRPC error: /demo.v1.Demo/Make: rpc error: code = NotFound desc = no such thing"), "{log}");
+        assert!(
+            log.contains("GRPC error: /demo.v1.Demo/Make: rpc error: code = NotFound desc = no such thing"),
+            "{log}"
+        );
         assert!(log.contains("GRPC request: (of unknown type, not shown)"), "{log}");
         assert!(!log.contains("swordfish") && !log.contains("opensesame"), "{log}");
     }

@@ -26,11 +26,7 @@ fn message_json(message: &DynamicMessage) -> Json {
         object.insert(go_name(oneof.name()), Json::Null);
     }
     for (field, value) in message.fields() {
-        let json = if is_secret(&field) {
-            STRIPPED.into()
-        } else {
-            field_json(&field, value)
-        };
+        let json = if is_secret(&field) { STRIPPED.into() } else { value_json(value) };
         match field.containing_oneof().filter(|oneof: &OneofDescriptor| !oneof.is_synthetic()) {
             Some(oneof) => object.insert(go_name(oneof.name()), json!({ go_name(field.name()): json })),
             None => object.insert(field.name().to_owned(), json),
@@ -43,24 +39,8 @@ fn message_json(message: &DynamicMessage) -> Json {
 /// Whether the field carries the option `csi_secret`, found by its number: the name may differ between copies of the file.
 fn is_secret(field: &FieldDescriptor) -> bool {
     let options = field.options();
-    options.extensions().any(|(extension, value)| {
-        extension.number() == SECRET && !matches!(value, Value::Bool(false))
-    }) || options.unknown_fields().any(|unknown| unknown.number() == SECRET)
-}
-
-fn field_json(field: &FieldDescriptor, value: &Value) -> Json {
-    match value {
-        Value::Map(entries) => {
-            let mut object = Map::new();
-            for (key, value) in entries {
-                object.insert(key_text(key), value_json(value));
-            }
-            object.sort_keys();
-            Json::Object(object)
-        }
-        Value::List(values) => values.iter().map(|value| field_json(field, value)).collect(),
-        value => value_json(value),
-    }
+    options.extensions().any(|(extension, value)| extension.number() == SECRET && !matches!(value, Value::Bool(false)))
+        || options.unknown_fields().any(|unknown| unknown.number() == SECRET)
 }
 
 fn value_json(value: &Value) -> Json {
@@ -75,8 +55,13 @@ fn value_json(value: &Value) -> Json {
         Value::String(v) => v.as_str().into(),
         Value::Bytes(v) => base64::Engine::encode(&base64::engine::general_purpose::STANDARD, v).into(),
         Value::Message(v) => message_json(v),
-        // Neither lists nor maps hold lists or maps in protobuf.
-        Value::List(_) | Value::Map(_) => Json::Null,
+        Value::List(values) => values.iter().map(value_json).collect(),
+        Value::Map(entries) => {
+            let mut object: Map<String, Json> =
+                entries.iter().map(|(key, value)| (key_text(key), value_json(value))).collect();
+            object.sort_keys();
+            Json::Object(object)
+        }
     }
 }
 

@@ -28,9 +28,7 @@ impl ScratchDir {
     /// Makes an empty directory in the system's place for temporary files.
     pub fn new() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("or-").rand_bytes(6).tempdir();
-        Ok(Self {
-            dir: dir.context("cannot make a scratch directory")?,
-        })
+        Ok(Self { dir: dir.context("cannot make a scratch directory")? })
     }
 
     /// The directory.

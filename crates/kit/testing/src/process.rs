@@ -47,11 +47,7 @@ impl Process {
     /// runtime.
     pub fn spawn(mut command: Command) -> Result<Self> {
         let name = command.as_std().get_program().to_string_lossy().into_owned();
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let output = Arc::new(Output::default());
         let mut readers = Vec::new();
@@ -61,12 +57,7 @@ impl Process {
         if let Some(stream) = child.stderr.take() {
             readers.push(tokio::spawn(collect(stream, output.clone())));
         }
-        Ok(Self {
-            name,
-            child,
-            output,
-            readers,
-        })
+        Ok(Self { name, child, output, readers })
     }
 
     /// The process id; none once its end was seen.
@@ -125,7 +116,9 @@ impl Process {
                 return Err(self.failure(&format!("ended ({status}) before http://{address}{path} answered")));
             }
             if Instant::now() >= deadline {
-                return Err(self.failure(&format!("http://{address}{path} did not answer 200 within {limit:?}: {status:?}")));
+                return Err(
+                    self.failure(&format!("http://{address}{path} did not answer 200 within {limit:?}: {status:?}"))
+                );
             }
             sleep(PAUSE).await;
         }

@@ -30,7 +30,10 @@ async fn an_event_has_the_form_of_client_go() {
     assert_eq!(event["involvedObject"]["uid"], "u-1");
     assert_eq!(event["source"], json!({"component": "prov", "host": "node-1"}));
     assert_eq!(event["reportingComponent"], "prov");
-    assert_eq!((&event["type"], &event["reason"], &event["message"]), (&json!("Warning"), &json!("ProvisioningFailed"), &json!("no space")));
+    assert_eq!(
+        (&event["type"], &event["reason"], &event["message"]),
+        (&json!("Warning"), &json!("ProvisioningFailed"), &json!("no space"))
+    );
     assert_eq!(event["count"], 1);
     assert_eq!(event["firstTimestamp"], event["lastTimestamp"]);
 }

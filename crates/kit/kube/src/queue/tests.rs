@@ -2,10 +2,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 
-const BACKOFF: Backoff = Backoff {
-    start: Duration::from_secs(1),
-    max: Duration::from_secs(300),
-};
+const BACKOFF: Backoff = Backoff { start: Duration::from_secs(1), max: Duration::from_mins(5) };
 
 fn queue() -> WorkQueue<&'static str> {
     WorkQueue::new("test", BACKOFF, None)
@@ -62,10 +59,10 @@ async fn failures_wait_longer_each_time_until_forgotten() {
     queue.add("a");
     queue.next().await.finish(Outcome::Retry);
     let start = Instant::now();
-    queue.next().await.finish(Outcome::After(Duration::from_secs(60)));
+    queue.next().await.finish(Outcome::After(Duration::from_mins(1)));
     assert!(start.elapsed() <= millis(1001), "the failures were forgotten");
     queue.next().await.finish(Outcome::Done);
-    assert!(start.elapsed() >= Duration::from_secs(60));
+    assert!(start.elapsed() >= Duration::from_mins(1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -77,7 +74,7 @@ async fn the_earlier_of_two_times_counts() {
     queue.add_after("a", Duration::from_secs(20));
     queue.next().await.finish(Outcome::Done);
     assert_eq!(start.elapsed().as_secs(), 5);
-    assert!(tokio::time::timeout(Duration::from_secs(60), queue.next()).await.is_err(), "and only once");
+    assert!(tokio::time::timeout(Duration::from_mins(1), queue.next()).await.is_err(), "and only once");
 }
 
 #[tokio::test(start_paused = true)]
@@ -98,7 +95,7 @@ async fn idle_means_no_work_and_no_retry() {
     let queue = queue();
     queue.wait_idle().await;
     queue.add("a");
-    queue.add_after("tomorrow", Duration::from_secs(86_400));
+    queue.add_after("tomorrow", Duration::from_hours(24));
     let start = Instant::now();
     let shutdown = Shutdown::new();
     let tries = Arc::new(AtomicU32::new(0));

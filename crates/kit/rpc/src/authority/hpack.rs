@@ -70,13 +70,7 @@ pub(super) struct Decoder {
 
 impl Decoder {
     pub(super) fn new() -> Self {
-        Self {
-            entries: VecDeque::new(),
-            size: 0,
-            limit: TABLE_MAX,
-            name: Vec::new(),
-            value: Vec::new(),
-        }
+        Self { entries: VecDeque::new(), size: 0, limit: TABLE_MAX, name: Vec::new(), value: Vec::new() }
     }
 
     /// Decodes one complete header block and hands each field to `each`, in order.
@@ -116,11 +110,7 @@ impl Decoder {
             if total > limit {
                 return Err(Malformed);
             }
-            each(Field {
-                name: &self.name,
-                value: &self.value,
-                never_indexed,
-            });
+            each(Field { name: &self.name, value: &self.value, never_indexed });
             if indexed {
                 self.insert();
             }
@@ -161,10 +151,7 @@ impl Decoder {
         self.evict(size);
         if size <= self.limit {
             self.size += size;
-            self.entries.push_front(Entry {
-                name: self.name.as_slice().into(),
-                value: self.value.as_slice().into(),
-            });
+            self.entries.push_front(Entry { name: self.name.as_slice().into(), value: self.value.as_slice().into() });
         }
     }
 
@@ -268,10 +255,7 @@ pub(super) mod tests {
 
     fn hex(text: &str) -> Vec<u8> {
         let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-        digits
-            .chunks(2)
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-            .collect()
+        digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
     }
 
     fn texts(list: &[(&str, &str)]) -> Fields {
@@ -294,7 +278,12 @@ pub(super) mod tests {
     #[test]
     fn single_fields_of_appendix_c_2() {
         for (block, field, kept, never) in [
-            ("400a 6375 7374 6f6d 2d6b 6579 0d63 7573 746f 6d2d 6865 6164 6572", ("custom-key", "custom-header"), 55, false),
+            (
+                "400a 6375 7374 6f6d 2d6b 6579 0d63 7573 746f 6d2d 6865 6164 6572",
+                ("custom-key", "custom-header"),
+                55,
+                false,
+            ),
             ("040c 2f73 616d 706c 652f 7061 7468", (":path", "/sample/path"), 0, false),
             ("1008 7061 7373 776f 7264 0673 6563 7265 74", ("password", "secret"), 0, true),
             ("82", (":method", "GET"), 0, false),

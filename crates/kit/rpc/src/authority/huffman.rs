@@ -6,7 +6,6 @@
 /// The number of symbols: the 256 bytes and the end-of-string mark.
 const SYMBOLS: usize = 257;
 /// The end-of-string mark; it may appear as padding only.
-#[cfg(test)]
 const END: u16 = 256;
 /// The length of the longest code in bits.
 const LONGEST: usize = 30;
@@ -46,10 +45,7 @@ struct Code {
 static CODE: Code = build();
 
 const fn build() -> Code {
-    let mut code = Code {
-        symbols: [0; SYMBOLS],
-        rows: [Row { first: 0, count: 0, start: 0 }; LONGEST + 1],
-    };
+    let mut code = Code { symbols: [0; SYMBOLS], rows: [Row { first: 0, count: 0, start: 0 }; LONGEST + 1] };
     let mut next = 0_u32;
     let mut start = 0;
     let mut length = 1;
@@ -58,7 +54,7 @@ const fn build() -> Code {
         code.rows[length].first = next;
         code.rows[length].start = start;
         let mut symbol = 0_u16;
-        while symbol < SYMBOLS as u16 {
+        while symbol <= END {
             if LENGTHS[symbol as usize] as usize == length {
                 code.symbols[start as usize] = symbol;
                 start += 1;
@@ -112,7 +108,7 @@ pub(super) fn encode(input: &[u8], output: &mut Vec<u8>) {
         let row = CODE.rows[length];
         let symbols = &CODE.symbols[row.start as usize..(row.start + row.count) as usize];
         let offset = symbols.iter().position(|s| usize::from(*s) == symbol).unwrap();
-        bits = bits << length | u64::from(row.first) + offset as u64;
+        bits = (bits << length) | (u64::from(row.first) + offset as u64);
         count += length;
         while count >= 8 {
             count -= 8;

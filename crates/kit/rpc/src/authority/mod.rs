@@ -183,7 +183,8 @@ impl Rewriter {
         }
         let head = Head::parse(&self.held[self.frame..]);
         let opens = head.kind == HEADERS && self.pending.is_none();
-        let continues = head.kind == CONTINUATION && self.pending.as_ref().is_some_and(|p| p.head.stream == head.stream);
+        let continues =
+            head.kind == CONTINUATION && self.pending.as_ref().is_some_and(|p| p.head.stream == head.stream);
         if opens || continues {
             if head.length > FRAME_MAX || self.held.len() + head.length > BLOCK_MAX {
                 self.give_up(output);
@@ -260,10 +261,7 @@ impl Rewriter {
                 hpack::encode(field, &mut block);
             }
         })?;
-        let mut head = Head {
-            flags: pending.head.flags & !(PADDED | END_HEADERS),
-            ..pending.head
-        };
+        let mut head = Head { flags: pending.head.flags & !(PADDED | END_HEADERS), ..pending.head };
         let mut rest = &block[..];
         loop {
             let (now, later) = rest.split_at(rest.len().min(FRAME_MAX));
@@ -293,11 +291,7 @@ fn open(head: Head, mut payload: &[u8]) -> Option<Pending> {
     if head.flags & PRIORITY != 0 {
         (priority, payload) = payload.split_at_checked(5)?;
     }
-    Some(Pending {
-        head,
-        priority: priority.to_vec(),
-        block: payload.to_vec(),
-    })
+    Some(Pending { head, priority: priority.to_vec(), block: payload.to_vec() })
 }
 
 /// Whether h2 takes this as an authority: it asks the same parser.

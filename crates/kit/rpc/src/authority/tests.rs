@@ -139,7 +139,7 @@ fn padding_priority_and_continuation_are_understood() {
 fn a_block_that_grows_is_split() {
     // 1.6 times longer without Huffman, and without the table.
     let mut value = Vec::new();
-    huffman::encode(&[b'a'; 20_000], &mut value);
+    huffman::encode(&vec![b'a'; 20_000], &mut value);
     let mut block = authority(b"/a");
     block.extend([0x00, 1, b'x', 0xff]);
     let mut length = value.len() - 127;
@@ -176,11 +176,8 @@ fn what_is_not_understood_passes_untouched() {
         stream(&[frame(HEADERS, END_HEADERS | PADDED, 1, &[])]),
         stream(&[frame(HEADERS, END_HEADERS | PRIORITY, 1, &[0, 0])]),
         // Larger than any frame may be, and than any block may be.
-        stream(&[frame(HEADERS, END_HEADERS, 1, &[0x82; FRAME_MAX + 1])]),
-        stream(&[
-            frame(HEADERS, 0, 1, &[0x82; 10_000]),
-            vec![frame(CONTINUATION, 0, 1, &[0x82; 10_000]); 9].concat(),
-        ]),
+        stream(&[frame(HEADERS, END_HEADERS, 1, &vec![0x82; FRAME_MAX + 1])]),
+        stream(&[frame(HEADERS, 0, 1, &[0x82; 10_000]), vec![frame(CONTINUATION, 0, 1, &[0x82; 10_000]); 9].concat()]),
         // Cut off within a head, and within a block.
         stream(&[good[..5].to_vec()]),
         stream(&[good[..11].to_vec()]),
@@ -235,12 +232,11 @@ fn encode_with_table(lists: &[Fields], choices: &[u8]) -> Vec<Vec<u8>> {
                 2 => (4, 0x00),
                 _ => (4, 0x10),
             };
-            match named {
-                Some(at) => number(62 + at, prefix, pattern, &mut block),
-                None => {
-                    block.push(pattern);
-                    string(&field.0, choice & 0x40 != 0, &mut block);
-                }
+            if let Some(at) = named {
+                number(62 + at, prefix, pattern, &mut block);
+            } else {
+                block.push(pattern);
+                string(&field.0, choice & 0x40 != 0, &mut block);
             }
             string(&field.1, choice & 0x80 != 0, &mut block);
             if pattern == 0x40 {

@@ -168,9 +168,6 @@ fn secrets_are_stripped_as_a_whole() {
             &pool(extension),
             json!({"name": "n", "secrets": {"user": "hunter2", "password": "swordfish"}, "token": "opensesame"}),
         );
-        assert_eq!(
-            render(&message),
-            r#"{"name":"n","secrets":"***stripped***","token":"***stripped***"}"#
-        );
+        assert_eq!(render(&message), r#"{"name":"n","secrets":"***stripped***","token":"***stripped***"}"#);
     }
 }
