@@ -11,12 +11,17 @@ pub const MAX_OPERATIONS: usize = 10_000;
 /// the root would fill any memory.
 pub const MAX_COPIED: usize = 3 * 1024 * 1024;
 
+/// How deeply the result may nest. An object that nests deeper could be stored but never be read again.
+pub const MAX_DEPTH: usize = 127;
+/// How often the nesting is counted exactly within one patch, before the patch is taken for an attack.
+const MAX_COUNTS: usize = 64;
+
 /// Applies the operations of `patch` to a copy of `live`, all or none.
 ///
 /// # Errors
 /// [`PatchError::TooLarge`] above [`MAX_OPERATIONS`]; [`PatchError::BadRequest`] when the document is no JSON patch;
-/// [`PatchError::Invalid`] when a `test` fails, a path is missing, the copies exceed [`MAX_COPIED`], or the result is
-/// no object.
+/// [`PatchError::Invalid`] when a `test` fails, a path is missing, the copies exceed [`MAX_COPIED`], the result
+/// nests deeper than [`MAX_DEPTH`], or it is no object.
 pub fn apply(live: &Value, patch: &Value) -> Result<Value, PatchError> {
     let Value::Array(operations) = patch else {
         return Err(PatchError::BadRequest("a JSON patch must be a list of operations".into()));
@@ -37,6 +42,7 @@ pub fn apply(live: &Value, patch: &Value) -> Result<Value, PatchError> {
         .collect::<Result<Vec<_>, _>>()?;
     let mut object = live.clone();
     let mut copied = 0_usize;
+    let mut nesting = Nesting { bound: depth(live), counts: 0 };
     for (i, operation) in operations.iter().enumerate() {
         if let PatchOperation::Copy(copy) = operation {
             copied = copied.saturating_add(size_at(&object, &copy.from));
@@ -53,8 +59,49 @@ pub fn apply(live: &Value, patch: &Value) -> Result<Value, PatchError> {
                 e.kind
             ))
         })?;
+        nesting
+            .after(operation, &object)
+            .map_err(|e| PatchError::Invalid(format!("operation {i} of the JSON patch: {e}")))?;
     }
     if object.is_object() { Ok(object) } else { Err(PatchError::Invalid("the JSON patch leaves no object".into())) }
+}
+
+/// An upper bound of how deeply the object nests, kept without looking at it as long as possible.
+struct Nesting {
+    bound: usize,
+    counts: usize,
+}
+
+impl Nesting {
+    /// Takes one applied operation into account, and counts when the bound no longer proves anything.
+    fn after(&mut self, operation: &PatchOperation, object: &Value) -> Result<(), String> {
+        let moved = |from: &Pointer| self.bound.saturating_sub(from.count());
+        let value = match operation {
+            PatchOperation::Add(add) => depth(&add.value),
+            PatchOperation::Replace(replace) => depth(&replace.value),
+            PatchOperation::Copy(copy) => moved(&copy.from),
+            PatchOperation::Move(moving) => moved(&moving.from),
+            PatchOperation::Remove(_) | PatchOperation::Test(_) => 0,
+        };
+        self.bound = self.bound.max(operation.path().count() + value);
+        if self.bound > MAX_DEPTH {
+            self.bound = depth(object);
+            self.counts += 1;
+        }
+        if self.bound > MAX_DEPTH || self.counts > MAX_COUNTS {
+            return Err(format!("the object would nest deeper than {MAX_DEPTH} levels"));
+        }
+        Ok(())
+    }
+}
+
+/// How many lists and objects enclose the innermost value.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(list) => 1 + list.iter().map(depth).max().unwrap_or_default(),
+        Value::Object(object) => 1 + object.values().map(depth).max().unwrap_or_default(),
+        _ => 0,
+    }
 }
 
 /// The length of the JSON text at `from`; a missing path counts nothing, the operation itself will say so.
@@ -108,6 +155,29 @@ mod tests {
         }
         let many = Value::Array(vec![json!({"op": "test", "path": "/a/b", "value": 1}); MAX_OPERATIONS + 1]);
         assert!(matches!(apply(&live, &many), Err(PatchError::TooLarge(_))));
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        // Each move wraps the object's only field in another one.
+        let wrap: Vec<Value> = (0..9_999)
+            .map(|i| json!({"op": "move", "from": format!("/{i}"), "path": format!("/{}/x", i + 1)}))
+            .collect();
+        let with_places = json!({"0": {}});
+        let mut operations = Vec::new();
+        for (i, operation) in wrap.into_iter().take(4_000).enumerate() {
+            operations.push(json!({"op": "add", "path": format!("/{}", i + 1), "value": {}}));
+            operations.push(operation);
+        }
+        let error = apply(&with_places, &Value::Array(operations)).expect_err("too deep");
+        assert!(error.to_string().ends_with("the object would nest deeper than 127 levels"), "{error}");
+        // Moving to and fro is no nesting.
+        let moves: Vec<Value> = (0..500)
+            .map(|i| if i % 2 == 0 { ("/a/b", "/c/d") } else { ("/c/d", "/a/b") })
+            .map(|(from, path)| json!({"op": "move", "from": from, "path": path}))
+            .collect();
+        let live = json!({"a": {"b": {"deep": [[[]]]}}, "c": {}});
+        assert_eq!(apply(&live, &Value::Array(moves)), Ok(live));
     }
 
     #[test]

@@ -134,12 +134,17 @@ pub(super) fn encode(object: &mut Value, mut entries: Vec<Entry>) {
     }
 }
 
-/// A copy of the object without its `managedFields`.
-pub(super) fn without(object: &Value) -> Value {
-    let mut object = object.clone();
+/// Takes the `managedFields` out of an object.
+pub(super) fn take(object: &mut Value) {
     if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
         metadata.remove("managedFields");
     }
+}
+
+/// A copy of the object without its `managedFields`.
+pub(super) fn without(object: &Value) -> Value {
+    let mut object = object.clone();
+    take(&mut object);
     object
 }
 

@@ -102,6 +102,26 @@ fn conflict_message(conflicts: &[Conflict]) -> String {
     format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
 }
 
+/// The longest name of a manager, in bytes.
+pub const MANAGER_MAX: usize = 128;
+
+/// The name of the manager of a plain write: the `fieldManager` of the request, else the product in its User-Agent
+/// (`kubectl/v1.32.4 (linux/amd64)` is `kubectl`), else `unknown`.
+pub fn manager_name(field_manager: &str, user_agent: &str) -> String {
+    if !field_manager.is_empty() {
+        return field_manager.to_owned();
+    }
+    let product = user_agent.split('/').next().unwrap_or_default().chars().filter(|c| !c.is_control());
+    let mut name = String::new();
+    for c in product {
+        if name.len() + c.len_utf8() > MANAGER_MAX {
+            break;
+        }
+        name.push(c);
+    }
+    if name.is_empty() { "unknown".to_owned() } else { name }
+}
+
 impl<'a> Write<'a> {
     fn walker(&self) -> Walker<'a> {
         Walker { root: self.schema, definitions: self.definitions }
@@ -137,11 +157,10 @@ pub fn update(old: Option<&Value>, new: &mut Value, write: &Write<'_>) {
     } else {
         decode(new).filter(|entries| !entries.is_empty()).unwrap_or_else(live)
     };
-    let before = old.map_or_else(|| Value::Object(Map::new()), entry::without);
-    let after = entry::without(new);
-    record_update(&mut entries, &before, &after, write);
+    // What is left of managedFields in the old object counts as removed, from nobody: no field set ever names it.
+    entry::take(new);
+    record_update(&mut entries, old.unwrap_or(&Value::Null), new, write);
     entry::cap(&mut entries);
-    *new = after;
     entry::encode(new, entries);
 }
 
@@ -203,7 +222,7 @@ fn attempt(live: Option<&Value>, applied: &Value, force: bool, write: &Write<'_>
     let mut errors = Vec::new();
     walker.check(root, &config, &mut Vec::new(), &mut errors);
     if !errors.is_empty() {
-        return Err(ApplyError::BadRequest(format!("failed to create typed patch object: {}", errors.join(", "))));
+        return Err(ApplyError::BadRequest(misfit(applied, &errors)));
     }
     let config = walker.remove(root, &config, write.reset).unwrap_or_else(|| Value::Object(Map::new()));
 
@@ -211,7 +230,7 @@ fn attempt(live: Option<&Value>, applied: &Value, force: bool, write: &Write<'_>
     let mut entries = live.and_then(decode).unwrap_or_default();
     if entries.is_empty() && live.is_some() {
         let first = Write { manager: BEFORE_FIRST_APPLY, subresource: "", ..*write };
-        record_update(&mut entries, &Value::Object(Map::new()), &before, &first);
+        record_update(&mut entries, &Value::Null, &before, &first);
     }
     let recorded = entries.clone();
 
@@ -261,6 +280,22 @@ fn attempt(live: Option<&Value>, applied: &Value, force: bool, write: &Write<'_>
     }
     entry::encode(&mut after, entries);
     Ok(after)
+}
+
+/// The message for a configuration that does not fit its schema: which object, and every field.
+fn misfit(applied: &Value, errors: &[String]) -> String {
+    let text = |pointer: &str| applied.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let errors = match errors {
+        [only] => only.clone(),
+        many => format!("errors:\n  {}", many.join("\n  ")),
+    };
+    format!(
+        "failed to create typed patch object ({}/{}; {}, Kind={}): {errors}",
+        text("/metadata/namespace"),
+        text("/metadata/name"),
+        text("/apiVersion"),
+        text("/kind"),
+    )
 }
 
 /// Whether the same managers own the same fields in the same versions, whatever the order and the times.

@@ -244,6 +244,28 @@ fn quantities_compare_by_amount() {
 }
 
 #[test]
+fn metadata_has_sets_and_keyed_lists() {
+    let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {
+        "name": "c", "creationTimestamp": null, "finalizers": ["e.io/a"],
+        "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"}],
+    }});
+    let object = applied(None, &config, &config_map("me", 1));
+    assert_eq!(
+        fields(&object, "me"),
+        &json!({"f:metadata": {"f:finalizers": {"v:\"e.io/a\"": {}}, "f:ownerReferences": {"k:{\"uid\":\"u\"}": {}}}})
+    );
+}
+
+#[test]
+fn managers_are_named_by_the_request_or_the_client() {
+    assert_eq!(manager_name("me", "kubectl/v1.32"), "me");
+    assert_eq!(manager_name("", "kubectl/v1.32.4 (linux/amd64)"), "kubectl");
+    assert_eq!(manager_name("", "a\nb"), "ab");
+    assert_eq!(manager_name("", ""), "unknown");
+    assert_eq!(manager_name("", &"é".repeat(100)).len(), MANAGER_MAX);
+}
+
+#[test]
 fn configurations_that_do_not_fit() {
     let bad = |config: &Value, part: &str| {
         let error = apply(None, config, false, &deployment("me", 1)).expect_err(part);
@@ -257,6 +279,12 @@ fn configurations_that_do_not_fit() {
     bad(&deploy(json!([{"image": "i"}])), "omits key field \"name\"");
     bad(&deploy(json!([{"name": "a"}, {"name": "a"}])), "containers[name=\"a\"]: duplicate entries for key");
     bad(&deploy(json!(["a"])), "element that's not a map");
+    let two = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "a": 1, "b": 2});
+    assert_eq!(
+        apply(None, &two, false, &deployment("me", 1)).expect_err("unknown fields").to_string(),
+        "failed to create typed patch object (/d; apps/v1, Kind=Deployment): errors:\n  \
+         .a: field not declared in schema\n  .b: field not declared in schema"
+    );
 }
 
 #[test]

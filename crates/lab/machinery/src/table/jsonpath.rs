@@ -5,6 +5,9 @@
 
 use serde_json::Value;
 
+/// The most filters in one path; they may stand within each other, and the parser follows.
+const MAX_FILTERS: usize = 16;
+
 /// A path that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid JSON path {path:?}: {reason}")]
@@ -52,6 +55,9 @@ const COMPARISONS: [(&str, Comparison); 6] = [
 impl JsonPath {
     /// Parses a path; surrounding braces and a leading `$` are allowed.
     pub fn parse(text: &str) -> Result<Self, JsonPathError> {
+        if text.matches("?(").count() > MAX_FILTERS {
+            return Err(JsonPathError { path: text.to_owned(), reason: format!("more than {MAX_FILTERS} filters") });
+        }
         let inner = text.trim();
         let inner = inner.strip_prefix('{').and_then(|t| t.strip_suffix('}')).unwrap_or(inner);
         let inner = inner.strip_prefix('$').unwrap_or(inner);
@@ -271,6 +277,7 @@ mod tests {
 
     #[test]
     fn refused() {
+        assert!(JsonPath::parse(&"[?(@".repeat(100_000)).is_err());
         for bad in ["spec.x", "..x", ".a[", ".a[x]", ".a[?(b==1)]", ".a[?(@.b==x)]", ".a\\", ".a..b"] {
             assert!(JsonPath::parse(bad).is_err(), "{bad}");
         }
