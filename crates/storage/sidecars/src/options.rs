@@ -157,7 +157,14 @@ mod tests {
 
     #[test]
     fn flags_as_go_writes_them() {
-        let options = parse(&["--timeout=1m30s", "--immediate-topology=false", "--strict-topology", "--volume-name-uuid-length", "-1"]).unwrap();
+        let options = parse(&[
+            "--timeout=1m30s",
+            "--immediate-topology=false",
+            "--strict-topology",
+            "--volume-name-uuid-length",
+            "-1",
+        ])
+        .unwrap();
         assert_eq!(options.timeout, Duration::from_secs(90));
         assert!(!options.immediate_topology && options.strict_topology);
     }

@@ -23,9 +23,7 @@ pub fn bytes(text: &str) -> Result<i64, QuantityError> {
         Some(b'+') => (false, &text[1..]),
         _ => (false, text),
     };
-    let number_end = unsigned
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(unsigned.len());
+    let number_end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
     let (number, suffix) = unsigned.split_at(number_end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
@@ -39,11 +37,7 @@ pub fn bytes(text: &str) -> Result<i64, QuantityError> {
     if digits.len() > 36 || fraction.len() > 18 {
         return Err(too_large());
     }
-    let mantissa: u128 = if digits.is_empty() {
-        0
-    } else {
-        digits.parse().map_err(|_| malformed())?
-    };
+    let mantissa: u128 = if digits.is_empty() { 0 } else { digits.parse().map_err(|_| malformed())? };
     let (numerator, mut denominator) = scale(suffix).ok_or_else(malformed)?;
     for _ in 0..fraction.len() {
         denominator = denominator.checked_mul(10).ok_or_else(too_large)?;

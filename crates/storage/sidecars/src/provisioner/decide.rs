@@ -1,8 +1,9 @@
 //! What to do next: the decisions of the provisioner as functions of facts.
 
+use std::error::Error as _;
 use std::time::Duration;
 
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::objects::{Claim, Class, Volume};
 
@@ -90,8 +91,15 @@ pub enum State {
 }
 
 /// Judges the error of a `CreateVolume` call. `may_reschedule` = the driver has topology and the scheduler chose a node.
-pub fn after_error(code: Code, may_reschedule: bool) -> State {
-    match code {
+///
+/// Deliberately not [`CallError::class`](outrigger_csi::CallError::class): for `CreateVolume`, an exhausted driver has no
+/// operation pending.
+pub fn after_error(status: &Status, may_reschedule: bool) -> State {
+    if status.source().is_some() {
+        // Made on this side of the wire: nothing is known about the other.
+        return State::InBackground;
+    }
+    match status.code() {
         Code::ResourceExhausted if may_reschedule => State::Reschedule,
         // The client cancelled, the deadline passed, the connection broke, another call for the name is running:
         // in each case a volume may come to be.
@@ -120,7 +128,8 @@ pub enum VolumeStep {
 
 /// Decides on a volume.
 pub fn volume_step(volume: &Volume) -> VolumeStep {
-    let deletes = volume.reclaim_policy == "Delete";
+    // Volumes that an administrator wrote are the administrator's to delete.
+    let deletes = volume.reclaim_policy == "Delete" && volume.dynamic;
     if deletes && !volume.deleting && !volume.has_finalizer && volume.phase == "Bound" {
         return VolumeStep::AddFinalizer;
     }
@@ -131,9 +140,137 @@ pub fn volume_step(volume: &Volume) -> VolumeStep {
         // Its storage is gone already.
         return VolumeStep::Ignore;
     }
-    if deletes && volume.phase == "Released" {
-        VolumeStep::Delete
-    } else {
-        VolumeStep::Ignore
+    if deletes && volume.phase == "Released" { VolumeStep::Delete } else { VolumeStep::Ignore }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provisioner::names;
+    use std::collections::BTreeMap;
+
+    const DRIVER: &str = "d.example";
+
+    fn claim() -> Claim {
+        Claim {
+            namespace: "shop".to_owned(),
+            name: "data".to_owned(),
+            uid: "u".to_owned(),
+            resource_version: "1".to_owned(),
+            annotations: BTreeMap::from([(names::STORAGE_PROVISIONER.to_owned(), DRIVER.to_owned())]),
+            class: "fast".to_owned(),
+            volume_name: String::new(),
+            access_modes: vec!["ReadWriteOnce".to_owned()],
+            volume_mode: None,
+            requested: "1Gi".to_owned(),
+            has_selector: false,
+            source: None,
+            attributes_class: None,
+        }
+    }
+
+    fn class() -> Class {
+        Class {
+            name: "fast".to_owned(),
+            uid: "c".to_owned(),
+            provisioner: DRIVER.to_owned(),
+            parameters: BTreeMap::new(),
+            mount_options: Vec::new(),
+            reclaim_policy: Some("Delete".to_owned()),
+            waits_for_consumer: false,
+            allowed_topologies: Vec::new(),
+        }
+    }
+
+    fn facts<'a>(claim: Option<&'a Claim>, class: Option<&'a Class>) -> ClaimFacts<'a> {
+        ClaimFacts { driver: DRIVER, claim, class, in_flight: false, has_volume: false, slow: None }
+    }
+
+    #[test]
+    fn what_has_begun_is_brought_to_an_end() {
+        let (claim, class) = (claim(), class());
+        assert_eq!(claim_step(&facts(Some(&claim), Some(&class))), ClaimStep::Provision);
+        for (claim, class) in [(None, None), (Some(&claim), None), (Some(&claim), Some(&class))] {
+            let begun = ClaimFacts { in_flight: true, ..facts(claim, class) };
+            assert_eq!(claim_step(&begun), ClaimStep::Replay);
+            let done = ClaimFacts { has_volume: true, ..begun };
+            assert_eq!(claim_step(&done), ClaimStep::Settle);
+        }
+    }
+
+    #[test]
+    fn claims_of_others_and_claims_that_wait_are_left_alone() {
+        let class = class();
+        assert_eq!(claim_step(&facts(None, Some(&class))), ClaimStep::Ignore);
+        assert_eq!(claim_step(&facts(Some(&claim()), None)), ClaimStep::AwaitClass);
+        let bound = Claim { volume_name: "v".to_owned(), ..claim() };
+        let mut theirs = claim();
+        theirs.annotations.insert(names::STORAGE_PROVISIONER.to_owned(), "other".to_owned());
+        let unasked = Claim { annotations: BTreeMap::new(), ..claim() };
+        for claim in [bound, theirs, unasked] {
+            assert_eq!(claim_step(&facts(Some(&claim), Some(&class))), ClaimStep::Ignore);
+        }
+        let waits = Class { waits_for_consumer: true, ..class };
+        let mut claim = claim();
+        assert_eq!(claim_step(&facts(Some(&claim), Some(&waits))), ClaimStep::Ignore);
+        claim.annotations.insert(names::SELECTED_NODE.to_owned(), String::new());
+        assert_eq!(claim_step(&facts(Some(&claim), Some(&waits))), ClaimStep::Ignore);
+        claim.annotations.insert(names::SELECTED_NODE.to_owned(), "n".to_owned());
+        assert_eq!(claim_step(&facts(Some(&claim), Some(&waits))), ClaimStep::Provision);
+    }
+
+    #[test]
+    fn invalid_requests_wait_unless_the_class_was_made_anew() {
+        let (claim, class) = (claim(), class());
+        let slow = |class_uid, remaining| ClaimFacts {
+            slow: Some(SlowRetry { class_uid, remaining }),
+            ..facts(Some(&claim), Some(&class))
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(claim_step(&slow("c", second)), ClaimStep::Wait(second));
+        assert_eq!(claim_step(&slow("c", Duration::ZERO)), ClaimStep::Provision);
+        assert_eq!(claim_step(&slow("other", second)), ClaimStep::Provision);
+    }
+
+    #[test]
+    fn errors_are_definite_or_not() {
+        use Code::*;
+        for code in [Cancelled, DeadlineExceeded, Unavailable, Aborted] {
+            assert_eq!(after_error(&Status::new(code, ""), true), State::InBackground, "{code:?}");
+        }
+        let exhausted = Status::new(ResourceExhausted, "");
+        assert_eq!(after_error(&exhausted, true), State::Reschedule);
+        assert_eq!(after_error(&exhausted, false), State::Finished);
+        for code in [Unknown, InvalidArgument, NotFound, AlreadyExists, OutOfRange, Internal, Unimplemented] {
+            assert_eq!(after_error(&Status::new(code, ""), true), State::Finished, "{code:?}");
+        }
+        let local = Status::from_error(Box::new(std::io::Error::other("broken")));
+        assert_eq!(after_error(&local, true), State::InBackground);
+    }
+
+    #[test]
+    fn volumes_are_guarded_and_deleted_by_policy() {
+        let volume = |reclaim_policy: &str, phase: &str, deleting, has_finalizer| {
+            volume_step(&Volume {
+                name: "v".to_owned(),
+                uid: "u".to_owned(),
+                phase: phase.to_owned(),
+                reclaim_policy: reclaim_policy.to_owned(),
+                deleting,
+                has_finalizer,
+                dynamic: true,
+            })
+        };
+        assert_eq!(volume("Delete", "Released", false, true), VolumeStep::Delete);
+        assert_eq!(volume("Delete", "Released", false, false), VolumeStep::Delete);
+        assert_eq!(volume("Delete", "Released", true, true), VolumeStep::Delete);
+        assert_eq!(volume("Delete", "Released", true, false), VolumeStep::Ignore);
+        assert_eq!(volume("Retain", "Released", false, false), VolumeStep::Ignore);
+        assert_eq!(volume("Retain", "Released", true, true), VolumeStep::RemoveFinalizer);
+        assert_eq!(volume("Delete", "Bound", false, false), VolumeStep::AddFinalizer);
+        assert_eq!(volume("Delete", "Bound", true, false), VolumeStep::Ignore);
+        for phase in ["", "Pending", "Available", "Bound", "Failed"] {
+            assert_eq!(volume("Delete", phase, false, true), VolumeStep::Ignore, "{phase}");
+        }
     }
 }

@@ -74,10 +74,7 @@ impl Journal {
         let journal = Self {
             api,
             name,
-            state: Mutex::new(State {
-                ledger: Ledger::from_data(&data),
-                next: 1,
-            }),
+            state: Mutex::new(State { ledger: Ledger::from_data(&data), next: 1 }),
             wake: Notify::new(),
             progress: watch::Sender::new(Progress::default()),
         };
@@ -177,18 +174,18 @@ impl Journal {
             state.next += 1;
             (state.ledger.take(), number)
         };
-        let outcome = if batch.changes.is_empty() {
-            Ok(())
-        } else {
-            self.send(&batch.changes).await
-        };
+        let outcome = if batch.changes.is_empty() { Ok(()) } else { self.send(&batch.changes).await };
         let error = match outcome {
             Ok(()) => {
                 self.state().ledger.done(batch);
                 None
             }
             Err(error) => {
-                tracing::warn!(config_map = self.name, error = &error as &dyn std::error::Error, "failed to write the record of calls");
+                tracing::warn!(
+                    config_map = self.name,
+                    error = &error as &dyn std::error::Error,
+                    "failed to write the record of calls"
+                );
                 self.state().ledger.failed(batch);
                 Some(error.to_string())
             }
@@ -216,10 +213,7 @@ impl Journal {
         }
         let kept = changes.iter().filter_map(|(key, text)| Some((key.clone(), text.clone()?)));
         let map = ConfigMap {
-            metadata: ObjectMeta {
-                name: Some(self.name.clone()),
-                ..ObjectMeta::default()
-            },
+            metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
             data: Some(kept.collect()),
             ..ConfigMap::default()
         };

@@ -75,10 +75,7 @@ impl Claim {
 
     /// The node that the scheduler chose, if any.
     pub fn selected_node(&self) -> Option<&str> {
-        self.annotations
-            .get(names::SELECTED_NODE)
-            .map(String::as_str)
-            .filter(|node| !node.is_empty())
+        self.annotations.get(names::SELECTED_NODE).map(String::as_str).filter(|node| !node.is_empty())
     }
 
     /// Whether the volume is a raw block device.
@@ -111,11 +108,7 @@ impl From<core::PersistentVolumeClaim> for Claim {
             name: object.metadata.name.unwrap_or_default(),
             uid: object.metadata.uid.unwrap_or_default(),
             resource_version: object.metadata.resource_version.unwrap_or_default(),
-            class: annotations
-                .get(names::STORAGE_CLASS_BETA)
-                .cloned()
-                .or(spec.storage_class_name)
-                .unwrap_or_default(),
+            class: annotations.get(names::STORAGE_CLASS_BETA).cloned().or(spec.storage_class_name).unwrap_or_default(),
             annotations,
             volume_name: spec.volume_name.unwrap_or_default(),
             access_modes: spec.access_modes.unwrap_or_default(),
@@ -204,11 +197,7 @@ impl Volume {
         ours.then(|| Self {
             name: object.name_any(),
             uid: object.uid().unwrap_or_default(),
-            phase: object
-                .status
-                .as_ref()
-                .and_then(|status| status.phase.clone())
-                .unwrap_or_default(),
+            phase: object.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default(),
             reclaim_policy: spec.persistent_volume_reclaim_policy.clone().unwrap_or_default(),
             deleting: object.metadata.deletion_timestamp.is_some(),
             has_finalizer: object.finalizers().iter().any(|name| name == names::VOLUME_FINALIZER),

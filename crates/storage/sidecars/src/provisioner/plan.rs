@@ -157,13 +157,9 @@ pub fn plan(settings: &PlanSettings, claim: &Claim, class: &Class, extras: Extra
     let fs_type = storage_class::fs_type(&class.parameters, &settings.default_fs_type)?;
     let required_bytes = quantity::bytes(&claim.requested)?;
     let access_modes = access_modes(&claim.access_modes, settings.single_node_multi_writer)?;
-    let template_claim = TemplateClaim {
-        namespace: &claim.namespace,
-        name: &claim.name,
-        annotations: &claim.annotations,
-    };
-    let secret =
-        |purpose| storage_class::secret_reference(purpose, &class.parameters, &name, Some(template_claim));
+    let template_claim =
+        TemplateClaim { namespace: &claim.namespace, name: &claim.name, annotations: &claim.annotations };
+    let secret = |purpose| storage_class::secret_reference(purpose, &class.parameters, &name, Some(template_claim));
     let provisioner_secret = secret(SecretPurpose::Provisioner)?;
     let modify_secret = secret(SecretPurpose::ControllerModify)?;
     let source = CSIPersistentVolumeSource {
@@ -184,14 +180,8 @@ pub fn plan(settings: &PlanSettings, claim: &Claim, class: &Class, extras: Extra
         parameters.insert(names::METADATA_CLAIM_NAMESPACE.to_owned(), claim.namespace.clone());
         parameters.insert(names::METADATA_VOLUME_NAME.to_owned(), name.clone());
     }
-    let access = if claim.is_block() {
-        Access::Block
-    } else {
-        Access::Mount {
-            fs_type,
-            flags: class.mount_options.clone(),
-        }
-    };
+    let access =
+        if claim.is_block() { Access::Block } else { Access::Mount { fs_type, flags: class.mount_options.clone() } };
     let template = PersistentVolume {
         metadata: ObjectMeta {
             name: Some(name.clone()),
@@ -237,10 +227,7 @@ fn annotations(
     let mut annotations = BTreeMap::from([
         (names::PROVISIONED_BY.to_owned(), class.provisioner.clone()),
         // Written even when empty: that says "no secret", where their absence says "ask the class".
-        (
-            names::DELETION_SECRET_NAME.to_owned(),
-            part(provisioner_secret.and_then(|secret| secret.name.as_ref())),
-        ),
+        (names::DELETION_SECRET_NAME.to_owned(), part(provisioner_secret.and_then(|secret| secret.name.as_ref()))),
         (
             names::DELETION_SECRET_NAMESPACE.to_owned(),
             part(provisioner_secret.and_then(|secret| secret.namespace.as_ref())),
@@ -248,10 +235,7 @@ fn annotations(
     ]);
     if let Some(secret) = modify_secret {
         annotations.insert(names::MODIFY_SECRET_NAME.to_owned(), secret.name.unwrap_or_default());
-        annotations.insert(
-            names::MODIFY_SECRET_NAMESPACE.to_owned(),
-            secret.namespace.unwrap_or_default(),
-        );
+        annotations.insert(names::MODIFY_SECRET_NAMESPACE.to_owned(), secret.namespace.unwrap_or_default());
     }
     annotations
 }
@@ -301,11 +285,7 @@ impl Plan {
 
     /// Name of the class.
     pub fn class(&self) -> &str {
-        self.template
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.storage_class_name.as_deref())
-            .unwrap_or_default()
+        self.template.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()).unwrap_or_default()
     }
 
     /// The call, without its secrets.
@@ -327,10 +307,7 @@ impl Plan {
         });
         proto::CreateVolumeRequest {
             name: self.name.clone(),
-            capacity_range: Some(proto::CapacityRange {
-                required_bytes: self.required_bytes,
-                limit_bytes: 0,
-            }),
+            capacity_range: Some(proto::CapacityRange { required_bytes: self.required_bytes, limit_bytes: 0 }),
             volume_capabilities: self
                 .access_modes
                 .iter()

@@ -107,18 +107,11 @@ pub fn encode(plan: &Plan) -> Result<Entry, serde_json::Error> {
     if let Some(requirement) = plan.topology.take() {
         let text = serde_json::to_string(&requirement.terms)?;
         let key = format!("{SEGMENTS_PREFIX}{}", Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()));
-        reference = Some(SegmentsRef {
-            key: key.clone(),
-            first: requirement.first,
-        });
+        reference = Some(SegmentsRef { key: key.clone(), first: requirement.first });
         segments = Some((key, text));
     }
     let uid = plan.claim_uid().to_owned();
-    let text = serde_json::to_string(&Written {
-        format: FORMAT,
-        segments: reference,
-        plan,
-    })?;
+    let text = serde_json::to_string(&Written { format: FORMAT, segments: reference, plan })?;
     Ok(Entry { uid, text, segments })
 }
 
@@ -136,27 +129,18 @@ pub fn decode(data: &BTreeMap<String, String>) -> (Vec<Plan>, Vec<RecordError>) 
 }
 
 fn decode_one(uid: &str, text: &str, data: &BTreeMap<String, String>) -> Result<Plan, RecordError> {
-    let malformed = |source| RecordError::Malformed {
-        uid: uid.to_owned(),
-        source,
-    };
+    let malformed = |source| RecordError::Malformed { uid: uid.to_owned(), source };
     #[derive(Deserialize)]
     struct Head {
         format: u32,
     }
     let head: Head = serde_json::from_str(text).map_err(malformed)?;
     if head.format != FORMAT {
-        return Err(RecordError::Format {
-            uid: uid.to_owned(),
-            format: head.format,
-        });
+        return Err(RecordError::Format { uid: uid.to_owned(), format: head.format });
     }
     let Written { segments, mut plan, .. } = serde_json::from_str(text).map_err(malformed)?;
     if let Some(SegmentsRef { key, first }) = segments {
-        let terms = data.get(&key).ok_or_else(|| RecordError::Segments {
-            uid: uid.to_owned(),
-            key: key.clone(),
-        })?;
+        let terms = data.get(&key).ok_or_else(|| RecordError::Segments { uid: uid.to_owned(), key: key.clone() })?;
         let terms: Vec<Term> = serde_json::from_str(terms).map_err(malformed)?;
         plan.topology = Some(Requirement { terms, first });
     }
@@ -210,10 +194,7 @@ impl Ledger {
             let head: Option<Head> = serde_json::from_str(text).ok();
             ledger.written.insert(
                 key.clone(),
-                Line {
-                    text: text.clone(),
-                    segments: head.and_then(|head| head.segments).map(|segments| segments.key),
-                },
+                Line { text: text.clone(), segments: head.and_then(|head| head.segments).map(|segments| segments.key) },
             );
         }
         ledger
@@ -305,13 +286,7 @@ impl Ledger {
                         self.segments.insert(key.clone(), Some(text.len()));
                         key
                     });
-                    self.written.insert(
-                        uid,
-                        Line {
-                            text: entry.text,
-                            segments,
-                        },
-                    );
+                    self.written.insert(uid, Line { text: entry.text, segments });
                 }
                 None => {
                     self.written.remove(&uid);

@@ -146,9 +146,7 @@ pub fn fs_type(parameters: &BTreeMap<String, String>, default: &str) -> Result<S
 
 /// What the driver gets: all parameters but those in the reserved namespace. The legacy keys (`fstype`, `csi…SecretName`) are
 /// handed on, as drivers of that age expect.
-pub fn driver_parameters(
-    parameters: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, String>, ParameterError> {
+pub fn driver_parameters(parameters: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ParameterError> {
     let mut kept = BTreeMap::new();
     for (key, value) in parameters {
         match key.strip_prefix(names::PARAMETER_PREFIX) {
@@ -165,12 +163,11 @@ pub fn driver_parameters(
 /// Whether a key, already without the reserved prefix, is one of ours.
 fn is_known(rest: &str) -> bool {
     let secret = |rest: &str| {
-        rest == "secret"
-            || SecretPurpose::ALL
-                .iter()
-                .any(|purpose| rest.strip_suffix("-secret") == Some(purpose.key()))
+        rest == "secret" || SecretPurpose::ALL.iter().any(|purpose| rest.strip_suffix("-secret") == Some(purpose.key()))
     };
-    rest == "fstype" || rest.strip_suffix("-name").is_some_and(secret) || rest.strip_suffix("-namespace").is_some_and(secret)
+    rest == "fstype"
+        || rest.strip_suffix("-name").is_some_and(secret)
+        || rest.strip_suffix("-namespace").is_some_and(secret)
 }
 
 /// The secret for one purpose, or none if the class names none. Nothing is looked up: the secret may not exist.
@@ -217,18 +214,11 @@ pub fn secret_reference(
     if !is_dns_subdomain(&name) {
         return Err(invalid_name(name_template, name, "secret"));
     }
-    Ok(Some(SecretReference {
-        name: Some(name),
-        namespace: Some(namespace),
-    }))
+    Ok(Some(SecretReference { name: Some(name), namespace: Some(namespace) }))
 }
 
 fn invalid_name(template: &str, value: String, what: &'static str) -> ParameterError {
-    ParameterError::InvalidName {
-        template: template.to_owned(),
-        value,
-        what,
-    }
+    ParameterError::InvalidName { template: template.to_owned(), value, what }
 }
 
 /// Finds the (name, namespace) templates under a key stem or its legacy form.
@@ -280,10 +270,7 @@ fn resolve<'a>(template: &str, lookup: impl Fn(&str) -> Option<&'a str>) -> Resu
     if unknown.is_empty() {
         Ok(resolved)
     } else {
-        Err(ParameterError::UnresolvedTokens {
-            template: template.to_owned(),
-            tokens: unknown.into_iter().collect(),
-        })
+        Err(ParameterError::UnresolvedTokens { template: template.to_owned(), tokens: unknown.into_iter().collect() })
     }
 }
 
@@ -320,11 +307,7 @@ mod tests {
 
     fn secret(parameters: &[(&str, &str)], purpose: SecretPurpose) -> Result<Option<(String, String)>, ParameterError> {
         let annotations = map(&[("team/secret", "blue")]);
-        let claim = TemplateClaim {
-            namespace: "shop",
-            name: "data-db-0",
-            annotations: &annotations,
-        };
+        let claim = TemplateClaim { namespace: "shop", name: "data-db-0", annotations: &annotations };
         secret_reference(purpose, &map(parameters), "pvc-1", Some(claim))
             .map(|found| found.map(|r| (r.name.unwrap_or_default(), r.namespace.unwrap_or_default())))
     }
@@ -346,16 +329,15 @@ mod tests {
     fn reserved_keys_never_reach_the_driver() {
         let mut parameters = map(&[("kind", "fast"), ("fstype", "xfs"), ("csiProvisionerSecretName", "s")]);
         let for_driver = parameters.clone();
-        for key in ["fstype", "secret-name", "secret-namespace", "node-expand-secret-name", "provisioner-secret-namespace"] {
+        for key in
+            ["fstype", "secret-name", "secret-namespace", "node-expand-secret-name", "provisioner-secret-namespace"]
+        {
             parameters.insert(format!("csi.storage.k8s.io/{key}"), "x".to_owned());
         }
         assert_eq!(driver_parameters(&parameters), Ok(for_driver));
         for key in ["", "fsType", "pv/name", "node-secret-name", "secret", "-secret-name"] {
             let key = format!("csi.storage.k8s.io/{key}");
-            assert_eq!(
-                driver_parameters(&map(&[(&key, "x")])),
-                Err(ParameterError::UnknownReserved(key.clone()))
-            );
+            assert_eq!(driver_parameters(&map(&[(&key, "x")])), Err(ParameterError::UnknownReserved(key.clone())));
         }
     }
 
@@ -365,7 +347,10 @@ mod tests {
         assert_eq!(
             secret(
                 &[
-                    ("csi.storage.k8s.io/node-stage-secret-name", "${pvc.name}.${pv.name}.${pvc.annotations['team/secret']}"),
+                    (
+                        "csi.storage.k8s.io/node-stage-secret-name",
+                        "${pvc.name}.${pv.name}.${pvc.annotations['team/secret']}"
+                    ),
                     ("csi.storage.k8s.io/node-stage-secret-namespace", "${pvc.namespace}"),
                     ("csi.storage.k8s.io/secret-name", "other"),
                     ("csi.storage.k8s.io/secret-namespace", "other"),
@@ -411,7 +396,10 @@ mod tests {
             Err(ParameterError::UnresolvedTokens { .. })
         ));
         for (n, ns) in [("A", "b"), ("a", "b.c"), ("a..b", "b"), ("-a", "b"), ("a/b", "b")] {
-            assert!(matches!(secret(&[(name, n), (namespace, ns)], p), Err(ParameterError::InvalidName { .. })), "{n} {ns}");
+            assert!(
+                matches!(secret(&[(name, n), (namespace, ns)], p), Err(ParameterError::InvalidName { .. })),
+                "{n} {ns}"
+            );
         }
     }
 

@@ -141,27 +141,15 @@ pub fn requirement(cluster: &Cluster, question: &Question<'_>) -> Result<Option<
         return Ok(Some(Requirement { terms, first }));
     };
 
-    let keys = cluster
-        .csi_nodes
-        .get(node)
-        .ok_or_else(|| TopologyError::CsiNodeMissing { node: node.to_owned() })?;
+    let keys = cluster.csi_nodes.get(node).ok_or_else(|| TopologyError::CsiNodeMissing { node: node.to_owned() })?;
     if keys.is_empty() {
         return Err(TopologyError::NoKeys { node: node.to_owned() });
     }
-    let labels = cluster
-        .nodes
-        .get(node)
-        .ok_or_else(|| TopologyError::NodeMissing { node: node.to_owned() })?;
-    let selected = segment(labels, keys).ok_or_else(|| TopologyError::LabelsMissing {
-        node: node.to_owned(),
-        keys: keys.clone(),
-    })?;
+    let labels = cluster.nodes.get(node).ok_or_else(|| TopologyError::NodeMissing { node: node.to_owned() })?;
+    let selected = segment(labels, keys)
+        .ok_or_else(|| TopologyError::LabelsMissing { node: node.to_owned(), keys: keys.clone() })?;
     let terms = if question.allowed.is_empty() {
-        if question.strict {
-            vec![selected.clone()]
-        } else {
-            sorted(aggregate(cluster, keys))
-        }
+        if question.strict { vec![selected.clone()] } else { sorted(aggregate(cluster, keys)) }
     } else {
         let allowed = sorted(flatten(question.allowed));
         if question.strict && allowed.iter().any(|term| is_subset(term, &selected)) {
@@ -172,11 +160,7 @@ pub fn requirement(cluster: &Cluster, question: &Question<'_>) -> Result<Option<
     };
     match terms.iter().position(|term| is_subset(term, &selected)) {
         Some(first) => Ok(Some(Requirement { terms, first })),
-        None => Err(TopologyError::NotAllowed {
-            node: node.to_owned(),
-            segment: selected,
-            allowed: terms,
-        }),
+        None => Err(TopologyError::NotAllowed { node: node.to_owned(), segment: selected, allowed: terms }),
     }
 }
 
@@ -187,9 +171,7 @@ fn aggregate(cluster: &Cluster, keys: &[String]) -> Vec<Term> {
 
 /// A node's segment, if it has all keys.
 fn segment(labels: &BTreeMap<String, String>, keys: &[String]) -> Option<Term> {
-    keys.iter()
-        .map(|key| labels.get(key).map(|value| (key.clone(), value.clone())))
-        .collect()
+    keys.iter().map(|key| labels.get(key).map(|value| (key.clone(), value.clone()))).collect()
 }
 
 /// Whether all of `term` is in `other`.
@@ -254,9 +236,7 @@ fn spread(claim_name: &str, count: usize) -> usize {
 
 /// The 32-bit FNV-1 hash (multiply, then xor), which the original uses here.
 fn fnv1_32(bytes: &[u8]) -> u32 {
-    bytes
-        .iter()
-        .fold(0x811c_9dc5, |hash: u32, byte| hash.wrapping_mul(0x0100_0193) ^ u32::from(*byte))
+    bytes.iter().fold(0x811c_9dc5, |hash: u32, byte| hash.wrapping_mul(0x0100_0193) ^ u32::from(*byte))
 }
 
 /// The node affinity of a volume: it is reachable from nodes in any of the segments. `None` when the driver gave none.
@@ -281,11 +261,7 @@ pub fn node_affinity(accessible: &[proto::Topology]) -> Option<VolumeNodeAffinit
             }
         })
         .collect();
-    (!terms.is_empty()).then(|| VolumeNodeAffinity {
-        required: Some(NodeSelector {
-            node_selector_terms: terms,
-        }),
-    })
+    (!terms.is_empty()).then(|| VolumeNodeAffinity { required: Some(NodeSelector { node_selector_terms: terms }) })
 }
 
 #[cfg(test)]
@@ -310,13 +286,7 @@ mod tests {
     }
 
     fn question<'a>(node: Option<&'a str>, allowed: &'a [AllowedTerm]) -> Question<'a> {
-        Question {
-            claim_name: "data-db-0",
-            allowed,
-            selected_node: node,
-            strict: false,
-            immediate: true,
-        }
+        Question { claim_name: "data-db-0", allowed, selected_node: node, strict: false, immediate: true }
     }
 
     #[test]
@@ -331,10 +301,7 @@ mod tests {
 
     #[test]
     fn immediate_may_be_switched_off_and_needs_nodes() {
-        let off = Question {
-            immediate: false,
-            ..question(None, &[])
-        };
+        let off = Question { immediate: false, ..question(None, &[]) };
         assert_eq!(requirement(&cluster(3), &off), Ok(None));
         assert_eq!(requirement(&Cluster::default(), &question(None, &[])), Err(TopologyError::NoSegments));
     }
@@ -344,10 +311,7 @@ mod tests {
         let found = requirement(&cluster(3), &question(Some("n3"), &[])).unwrap().unwrap();
         assert_eq!(found.terms.len(), 3);
         assert_eq!(found.terms[found.first], term(&[("zone", "z1")]));
-        let strict = Question {
-            strict: true,
-            ..question(Some("n3"), &[])
-        };
+        let strict = Question { strict: true, ..question(Some("n3"), &[]) };
         let found = requirement(&cluster(3), &strict).unwrap().unwrap();
         assert_eq!(found.terms, [term(&[("zone", "z1")])]);
     }
@@ -375,15 +339,9 @@ mod tests {
         // A node outside of what is allowed is an error in both modes.
         let allowed = [vec![("zone".to_owned(), vec!["z1".to_owned()])]];
         for strict in [false, true] {
-            let q = Question {
-                strict,
-                ..question(Some("n0"), &allowed)
-            };
+            let q = Question { strict, ..question(Some("n0"), &allowed) };
             assert!(matches!(requirement(&cluster(2), &q), Err(TopologyError::NotAllowed { .. })));
-            let q = Question {
-                strict,
-                ..question(Some("n2"), &allowed)
-            };
+            let q = Question { strict, ..question(Some("n2"), &allowed) };
             assert_eq!(requirement(&cluster(2), &q).unwrap().unwrap().terms, [term(&[("zone", "z1")])]);
         }
     }
@@ -427,10 +385,7 @@ mod tests {
         assert_eq!(node_affinity(&[]), None);
         assert_eq!(node_affinity(&[proto::Topology::default()]), None);
         let segments = [("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())];
-        let affinity = node_affinity(&[proto::Topology {
-            segments: segments.into_iter().collect(),
-        }])
-        .unwrap();
+        let affinity = node_affinity(&[proto::Topology { segments: segments.into_iter().collect() }]).unwrap();
         let terms = affinity.required.unwrap().node_selector_terms;
         let keys: Vec<_> = terms[0].match_expressions.as_ref().unwrap().iter().map(|e| e.key.as_str()).collect();
         assert_eq!(keys, ["a", "b"]);

@@ -37,10 +37,7 @@ pub fn complete(plan: &Plan, answer: &proto::Volume, identity: &str) -> Result<P
     let capacity = match answer.capacity_bytes {
         0 => plan.required_bytes,
         actual if actual < plan.required_bytes => {
-            return Err(AnswerError::TooSmall {
-                actual,
-                required: plan.required_bytes,
-            });
+            return Err(AnswerError::TooSmall { actual, required: plan.required_bytes });
         }
         actual => actual,
     };
@@ -56,9 +53,7 @@ pub fn complete(plan: &Plan, answer: &proto::Volume, identity: &str) -> Result<P
     source.volume_handle.clone_from(&answer.volume_id);
     let mut attributes: std::collections::BTreeMap<_, _> =
         answer.volume_context.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-    attributes
-        .entry(names::PROVISIONER_IDENTITY.to_owned())
-        .or_insert_with(|| identity.to_owned());
+    attributes.entry(names::PROVISIONER_IDENTITY.to_owned()).or_insert_with(|| identity.to_owned());
     source.volume_attributes = Some(attributes);
     Ok(volume)
 }
