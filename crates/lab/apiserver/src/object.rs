@@ -52,11 +52,6 @@ pub(crate) fn put(map: &mut Map<String, Value>, field: &str, value: Option<Value
     }
 }
 
-/// `metadata.resourceVersion` as a number, if it is one.
-pub(crate) fn revision(value: &Value) -> Option<Revision> {
-    meta(value, "resourceVersion").parse().ok()
-}
-
 /// Whether deletion has begun.
 pub(crate) fn is_terminating(value: &Value) -> bool {
     at(value, &["metadata", "deletionTimestamp"]).is_some_and(|time| !time.is_null())

@@ -7,7 +7,6 @@ use futures_util::stream;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use outrigger_lab_machinery::table::IncludeObject;
-use outrigger_lab_schema::openapi::V2_PROTOBUF_CONTENT_TYPE;
 use serde_json::Value;
 
 use crate::api::Api;
@@ -26,6 +25,10 @@ use crate::write::{Actor, Part, Target, Written};
 
 /// Largest request body in bytes.
 pub(crate) const BODY_LIMIT: usize = 3 * 1024 * 1024;
+
+/// Content-Type of the protobuf form of `/openapi/v2`. Clients ask for it as `...spec.v2@v1.0+protobuf`, which is no valid
+/// media type in an answer: Go's parser refuses the `@`.
+const OPENAPI_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Paths that anybody may read.
 const PUBLIC: [&str; 4] = ["version", "healthz", "livez", "readyz"];
@@ -161,7 +164,7 @@ impl Call<'_> {
                     })
                     .unwrap_or(false);
                 let document = api.openapi_v2(protobuf);
-                Ok(self.etag(document, if protobuf { V2_PROTOBUF_CONTENT_TYPE } else { "application/json" }))
+                Ok(self.etag(document, if protobuf { OPENAPI_PROTOBUF } else { "application/json" }))
             }
             "openapi/v3" => self.value(&api.openapi_v3_index()),
             "openid/v1/jwks" => Ok(json(StatusCode::OK, &api.0.issuer.key_set())),

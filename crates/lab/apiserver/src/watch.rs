@@ -17,7 +17,7 @@ use crate::api::Api;
 use crate::cache::Side;
 use crate::kinds::KindInfo;
 use crate::list::Selectors;
-use crate::object::{self, metadata};
+use crate::object::metadata;
 use crate::request::ListOptions;
 use crate::status::ApiError;
 use crate::write::Target;
@@ -303,7 +303,7 @@ impl Watch {
             "metadata": {"resourceVersion": revision.to_string(), "creationTimestamp": null},
         });
         if end_of_initial {
-            object::metadata(&mut object).insert("annotations".to_owned(), json!({"k8s.io/initial-events-end": "true"}));
+            metadata(&mut object).insert("annotations".to_owned(), json!({"k8s.io/initial-events-end": "true"}));
         }
         object
     }

@@ -7,8 +7,6 @@ mod token;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, header};
 
 pub(crate) use rbac::Rbac;
@@ -187,9 +185,4 @@ pub(crate) fn path_verb(verb: Option<Verb>) -> &'static str {
         Some(Verb::Delete | Verb::DeleteCollection) => "delete",
         _ => "get",
     }
-}
-
-/// The text of a Go-style base64 field, or nothing.
-pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    STANDARD.decode(text).ok()
 }
