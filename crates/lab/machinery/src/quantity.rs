@@ -222,7 +222,7 @@ impl fmt::Display for Quantity {
         if self.nanos == 0 {
             return f.write_str("0");
         }
-        if self.notation == Notation::BinarySi && self.nanos.abs() > 1024 * NANO {
+        if self.notation == Notation::BinarySi && self.nanos.abs() >= 1024 * NANO {
             let mut mantissa = div_up(self.nanos, NANO);
             let mut suffix = "";
             for (larger, _) in BINARY {
@@ -233,9 +233,6 @@ impl fmt::Display for Quantity {
                 suffix = larger;
             }
             return write!(f, "{mantissa}{suffix}");
-        }
-        if self.notation == Notation::BinarySi && self.nanos.abs() == 1024 * NANO {
-            return write!(f, "{}Ki", self.nanos.signum());
         }
         let mut mantissa = self.nanos;
         let mut exponent = -9;

@@ -98,15 +98,12 @@ pub fn decode(object: &Value) -> Option<Vec<Entry>> {
     }
 }
 
-/// Whether a write asks to forget all ownership: `[]`, `[{}]` or an explicit null.
+/// Whether a write asks to forget all ownership: `[]` or `[{}]`. Null is what a client says that does not know the
+/// field, and counts as silence.
 pub(super) fn is_reset(object: &Value) -> bool {
-    match object.get("metadata").and_then(|m| m.get("managedFields")) {
-        Some(Value::Null) => true,
-        Some(Value::Array(entries)) => match entries.as_slice() {
-            [] => true,
-            [only] => only.as_object().is_some_and(Map::is_empty),
-            _ => false,
-        },
+    match object["metadata"]["managedFields"].as_array().map(Vec::as_slice) {
+        Some([]) => true,
+        Some([only]) => only.as_object().is_some_and(Map::is_empty),
         _ => false,
     }
 }

@@ -146,8 +146,8 @@ fn stripped(set: &Set) -> Set {
 /// Records who owns what after a plain write (POST, PUT, or any patch but apply), in `new.metadata.managedFields`.
 ///
 /// `new` is the object to be stored; what it says of managed fields is believed unless it says nothing, cannot be read,
-/// or came through a subresource: then `old` counts. `[]`, `[{}]` and `null` there clear all ownership but what this
-/// very write changes.
+/// or came through a subresource: then `old` counts. `[]` and `[{}]` there clear all ownership but what this very
+/// write changes.
 pub fn update(old: Option<&Value>, new: &mut Value, write: &Write<'_>) {
     let live = || old.and_then(decode).unwrap_or_default();
     let mut entries = if !write.subresource.is_empty() {

@@ -146,12 +146,11 @@ impl Definition {
     }
 }
 
-/// What a custom column shows of the values found: the first one, in the column's type.
+/// What a custom column shows of the values found: the first one, in the column's type; null when it is of another.
 fn custom_cell(found: &[&Value], ty: &str, now: Timestamp) -> Value {
     let Some(&first) = found.first() else {
         return Value::Null;
     };
-    let text = || found.iter().map(|v| plain(v)).collect::<Vec<_>>().join(" ");
     match (ty, first) {
         (_, Value::Null) => Value::Null,
         ("date", Value::String(stamp)) => Value::String(duration::age(Some(stamp), now)),
@@ -162,7 +161,7 @@ fn custom_cell(found: &[&Value], ty: &str, now: Timestamp) -> Value {
             whole.map_or(Value::Null, Value::from)
         }
         ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) => first.clone(),
-        ("string", _) => Value::String(text()),
+        ("string", _) => Value::String(plain(first)),
         _ => Value::Null,
     }
 }

@@ -252,17 +252,22 @@ fn custom_columns() {
         {"name": "Since", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
         {"name": "Paused", "type": "boolean", "jsonPath": ".spec.paused", "priority": 1},
         {"name": "Map", "type": "string", "jsonPath": ".spec.map"},
+        {"name": "Types", "type": "string", "jsonPath": ".status.conditions[*].type"},
+        {"name": "Wrong", "type": "integer", "jsonPath": ".metadata.name"},
     ])))
     .expect("valid");
     let object = json!({
         "metadata": {"name": "x", "creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {"replicas": 3, "paused": true, "map": {"a": 1}},
-        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}, {"type": "Other"}]},
     });
-    assert_eq!(Value::from(definition.cells(&object, now())), json!(["x", "True", 3, "60m", true, "{\"a\":1}"]));
+    assert_eq!(
+        Value::from(definition.cells(&object, now())),
+        json!(["x", "True", 3, "60m", true, "{\"a\":1}", "Ready", null])
+    );
     assert_eq!(definition.columns()[4].priority, 1);
     let empty = json!({"metadata": {"name": "x"}});
-    assert_eq!(Value::from(definition.cells(&empty, now())), json!(["x", null, null, null, null, null]));
+    assert_eq!(Value::from(definition.cells(&empty, now())), json!(["x", null, null, null, null, null, null, null]));
     let age = Definition::custom(None).expect("valid");
     assert_eq!(Value::from(age.cells(&object, now())), json!(["x", "60m"]));
     assert!(Definition::custom(Some(&json!([{"name": "x", "type": "string", "jsonPath": "spec"}]))).is_err());
