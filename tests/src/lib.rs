@@ -113,7 +113,10 @@ impl Lab {
 
     /// `lab up`, again after a `down` or a kill.
     pub fn up(&self, arguments: &[&str]) -> Result<String> {
-        let mut all = vec!["lab", "up", "--listen", "127.0.0.1:0"];
+        let mut all = vec!["lab", "up"];
+        if !arguments.contains(&"--listen") {
+            all.extend(["--listen", "127.0.0.1:0"]);
+        }
         all.extend(arguments);
         self.outrigger(&all)?.ok()
     }

@@ -11,8 +11,10 @@ use crate::lab::layout::Layout;
 
 pub(crate) async fn run(args: CsiArgs) -> Result<()> {
     let Some(rpc) = &args.rpc else { return list() };
+    // Also when it is not asked for: a wrong name is told before the plugin is looked for.
+    let template = request_template(rpc)?;
     if args.template {
-        return print(&request_template(rpc)?);
+        return print(&template);
     }
     let request = request(&args)?;
     let endpoint = endpoint(&args)?;

@@ -21,7 +21,7 @@ const LINES: &[Line] = &[
     Line(&["lab", "up", "--timeout", "5"], 2, "\"5\" is not a duration; write it like 30s, 500ms or 1m30s"),
     Line(&["lab", "up", "--dir", "/dev/null", "--bare"], 1, "/dev/null is there and is not a directory; choose another with --dir"),
     Line(&["lab", "kubeconfig", "--dir", "/nowhere/lab"], 1, "there is no kubeconfig in /nowhere/lab; start a lab with `outrigger lab up`"),
-    Line(&["lab", "status", "--dir", ""], 1, "--dir (or OUTRIGGER_LAB_DIR) is empty; name a directory"),
+    Line(&["lab", "status", "--dir", ""], 2, "a value is required for '--dir <DIR>'"),
     Line(&["lab", "reset", "--dir", "/etc", "--yes"], 1, "/etc holds things that are not the lab's"),
     Line(&["csi", "fly"], 1, "fly"),
     Line(&["csi", "probe", "--endpoint", "tcp://127.0.0.1:1"], 1, "tcp://127.0.0.1:1"),

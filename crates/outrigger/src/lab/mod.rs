@@ -83,7 +83,7 @@ async fn detach_with(up: &LabUp, layout: &Layout, scratch: &std::path::Path, soc
     let log_path = layout.log("lab");
     let log = fs_err::OpenOptions::new().create(true).append(true).open(&log_path)?.into_parts().0;
     let mut arguments: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
-    arguments.push("--foreground".into());
+    arguments.extend(["--foreground", "--log-format=text"].map(Into::into));
     let executable = std::env::current_exe().context("cannot tell which executable this is")?;
     let mut child = tokio::process::Command::new(executable)
         .args(arguments)
@@ -163,7 +163,7 @@ async fn gone(process: ProcessId, patience: Duration) -> bool {
     if !process.is_alive() {
         return true;
     }
-    let Ok(pidfd) = tokio::io::unix::AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE) else { return false };
+    let Ok(pidfd) = tokio::io::unix::AsyncFd::register_with_interest(pidfd, tokio::io::Interest::READABLE) else { return false };
     tokio::time::timeout(patience, pidfd.readable()).await.is_ok()
 }
 
