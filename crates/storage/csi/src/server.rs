@@ -55,7 +55,8 @@ impl Plugin {
     }
 
     /// Serves on a socket until `shutdown` is ready; then refuses new calls and waits for the running ones, also for
-    /// those whose callers went away.
+    /// those whose callers went away. A supervisor that asked for it is told when the socket is there
+    /// ([`notify_ready`](outrigger_daemon::notify_ready)).
     ///
     /// # Errors
     /// [`ServeError::Start`] before the socket is touched; see [`ServeError`] for the rest.
@@ -64,6 +65,9 @@ impl Plugin {
         let listener =
             Listener::bind(endpoint).await.map_err(|source| ServeError::Bind { endpoint: endpoint.clone(), source })?;
         tracing::info!("serving on {endpoint}");
+        if let Err(error) = outrigger_daemon::notify_ready() {
+            tracing::warn!("cannot tell the supervisor that the plugin is ready: {error}");
+        }
         let served = tonic::transport::Server::builder()
             .add_routes(routes)
             .serve_with_incoming_shutdown(listener.incoming(), shutdown)

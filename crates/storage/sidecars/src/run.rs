@@ -161,6 +161,10 @@ impl About {
 
 /// Finds the driver, then leads and works.
 async fn work(options: Options, shutdown: Shutdown, metrics: Metrics, health: Health) -> Result<(), Error> {
+    // Before the driver is waited for, however long that takes: a wrong kubeconfig is to be told at once.
+    let client = outrigger_kube::client(options.kubeconfig.as_deref(), options.kube_api_qps, options.kube_api_burst)
+        .await
+        .map_err(Error::Kube)?;
     let endpoint = options.csi_address.clone();
     let operations = metrics.register(OperationsSeconds::register);
     let observer = Observer::new(proto::descriptor_pool().clone()).at_debug().with_metrics(operations.clone());
@@ -180,9 +184,6 @@ async fn work(options: Options, shutdown: Shutdown, metrics: Metrics, health: He
     }
     tracing::info!(driver = about.name, version = about.version, %endpoint, "CSI driver found");
 
-    let client = outrigger_kube::client(options.kubeconfig.as_deref(), options.kube_api_qps, options.kube_api_burst)
-        .await
-        .map_err(Error::Kube)?;
     let namespace = match &options.leader_election_namespace {
         Some(namespace) => namespace.clone(),
         None => own_namespace(client.default_namespace()),
@@ -201,6 +202,9 @@ async fn work(options: Options, shutdown: Shutdown, metrics: Metrics, health: He
             is_working.store(true, Ordering::Release);
             health.set_ready(true);
             tracing::info!(driver = about.name, "provisioner started");
+            if let Err(error) = outrigger_daemon::notify_ready() {
+                tracing::warn!("cannot tell the supervisor that the provisioner is ready: {error}");
+            }
         };
         provisioner.run(&shutdown, begin).await.map_err(|source| Error::Record {
             namespace: namespace.clone(),
