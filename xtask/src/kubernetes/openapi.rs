@@ -8,6 +8,7 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 /// A kind and where it is served.
+#[expect(clippy::struct_field_names, reason = "the field's own terms")]
 pub(super) struct Kind {
     pub(super) group: String,
     pub(super) version: String,

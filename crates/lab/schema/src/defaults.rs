@@ -45,10 +45,8 @@ pub(crate) fn before(definition: &str, object: &mut Object) {
                 (true, true) => {}
             }
         }
-        "core.v1.Volume" => {
-            if object.iter().all(|(name, value)| name == "name" || value.is_null()) {
-                object.insert("emptyDir".to_owned(), json!({}));
-            }
+        "core.v1.Volume" if object.iter().all(|(name, value)| name == "name" || value.is_null()) => {
+            object.insert("emptyDir".to_owned(), json!({}));
         }
         "core.v1.ServiceSpec" => service(object),
         "core.v1.ServicePort" => {
@@ -69,13 +67,7 @@ pub(crate) fn before(definition: &str, object: &mut Object) {
         "core.v1.PersistentVolumeStatus" | "core.v1.PersistentVolumeClaimStatus" | "core.v1.NamespaceStatus" => {
             drop_empty(object, &["phase"]);
         }
-        "networking.v1.NetworkPolicySpec" => {
-            if object.get("policyTypes").and_then(Value::as_array).is_none_or(Vec::is_empty) {
-                let egress = object.get("egress").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty());
-                let types = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
-                object.insert("policyTypes".to_owned(), types);
-            }
-        }
+        "networking.v1.NetworkPolicySpec" => policy_types(object),
         "discovery.v1.EndpointPort" => {
             set_null(object, "name", json!(""));
             set_null(object, "protocol", json!("TCP"));
@@ -274,6 +266,15 @@ fn allocatable(node: &mut Object) {
         && status.get("allocatable").is_none_or(Value::is_null)
     {
         copy(status, "capacity", "allocatable");
+    }
+}
+
+/// A network policy concerns ingress, and egress if it has rules for it.
+fn policy_types(spec: &mut Object) {
+    if spec.get("policyTypes").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        let egress = spec.get("egress").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty());
+        let types = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
+        spec.insert("policyTypes".to_owned(), types);
     }
 }
 

@@ -167,7 +167,7 @@ impl Compiler {
         let free = int_or_string || flag(object, "x-kubernetes-preserve-unknown-fields");
         match place {
             Place::Root if name.is_empty() => {
-                self.errors.push(FieldError::required(at, "must not be empty at the root"))
+                self.errors.push(FieldError::required(at, "must not be empty at the root"));
             }
             Place::Root if name != "object" => {
                 self.errors.push(FieldError::invalid(at, &name.into(), "must be object at the root"));
@@ -204,7 +204,7 @@ impl Compiler {
             None | Some(Value::Null) => {}
             Some(Value::Bool(true)) => {
                 schema.additional =
-                    Some(Arc::new(Schema { preserve_unknown: true, nullable: true, ..Schema::default() }))
+                    Some(Arc::new(Schema { preserve_unknown: true, nullable: true, ..Schema::default() }));
             }
             Some(Value::Bool(false)) => {
                 self.errors.push(FieldError::forbidden(at.clone(), "additionalProperties cannot be set to false"));

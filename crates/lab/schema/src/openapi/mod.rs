@@ -5,6 +5,7 @@ mod definitions;
 mod gnostic;
 mod paths;
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -104,7 +105,10 @@ pub fn v3(group: &str, version: &str, resources: &[ServedResource], server_versi
         },
     });
     let body = document.to_string();
-    let hash = Sha256::digest(&body).iter().map(|byte| format!("{byte:02X}")).collect();
+    let mut hash = String::new();
+    for byte in Sha256::digest(&body) {
+        write!(hash, "{byte:02X}").expect("a string takes all that is written");
+    }
     Document { path: paths::root(group, version).trim_start_matches('/').to_owned(), body: body.into(), hash }
 }
 

@@ -187,8 +187,7 @@ fn operation<'a>(resource: &ServedResource, verb: &str, subresource: Option<&Sub
         "list" => (None, &[], Some(list_name_of(resource))),
         "create" | "update" => (definition.clone(), &["*/*"], definition),
         "patch" => (Some(format!("{META}Patch")), PATCH_TYPES, definition),
-        "delete" => (Some(format!("{META}DeleteOptions")), &["*/*"], status),
-        "deletecollection" => (Some(format!("{META}DeleteOptions")), &["*/*"], status),
+        "delete" | "deletecollection" => (Some(format!("{META}DeleteOptions")), &["*/*"], status),
         _ => (None, &[], definition),
     };
     let scope = if resource.namespaced { "Namespaced" } else { "" };

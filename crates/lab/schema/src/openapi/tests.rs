@@ -232,7 +232,8 @@ fn read(kind: &str, wire: u64, bytes: &mut &[u8]) -> Value {
         ("i", 0) => varint(bytes).into(),
         ("d", 1) => {
             let number = f64::from_le_bytes(take(bytes, 8).try_into().unwrap());
-            if number.fract() == 0.0 { (number as i64).into() } else { number.into() }
+            // The JSON form writes whole numbers without a fraction.
+            serde_json::from_str(&number.to_string()).unwrap()
         }
         (_, 2) => {
             let length = usize::try_from(varint(bytes)).unwrap();
