@@ -1,8 +1,8 @@
 //! Generates the data of `outrigger-lab-schema`: what the lab knows of Kubernetes' own types.
 //!
 //! Sources are the texts of two dependencies, found through `cargo metadata`: `k8s-openapi` (schemas, kinds) and `k8s-pb`
-//! (protobuf fields, list types, patch keys). Overlay tables beside this file add what neither says: default values and
-//! the scalars whose zero value means something. The output is two compressed tables with deterministic bytes.
+//! (protobuf fields, list types, patch keys). Overlay tables beside this file add what neither says: default values,
+//! allowed values and the scalars whose zero value means something. The output is two compressed tables with deterministic bytes.
 
 mod emit;
 mod openapi;
@@ -101,7 +101,11 @@ fn generate() -> Result<Tables> {
                 .with_context(|| format!("{}", file.display()))?;
         }
     }
-    let overlays = Overlays::parse(include_str!("kubernetes/defaults.txt"), include_str!("kubernetes/presence.txt"))?;
+    let overlays = Overlays::parse(
+        include_str!("kubernetes/defaults.txt"),
+        include_str!("kubernetes/presence.txt"),
+        include_str!("kubernetes/rules.txt"),
+    )?;
     emit::tables(&schemas, &messages, &overlays)
 }
 
@@ -143,10 +147,12 @@ pub(crate) struct Overlays {
     defaults: BTreeMap<(String, String), Value>,
     /// Definition and property of scalars whose zero is a value.
     presence: BTreeSet<(String, String)>,
+    /// Definition and property to allowed values or a range, as attribute of the table.
+    rules: BTreeMap<(String, String), String>,
 }
 
 impl Overlays {
-    fn parse(defaults: &str, presence: &str) -> Result<Self> {
+    fn parse(defaults: &str, presence: &str, rules: &str) -> Result<Self> {
         let mut overlays = Self::default();
         for line in lines(defaults) {
             let mut words = line.splitn(3, ' ');
@@ -162,6 +168,17 @@ impl Overlays {
             let mut words = line.split(' ');
             let definition = words.next().context("a line starts with a word")?;
             overlays.presence.extend(words.map(|property| (definition.to_owned(), property.to_owned())));
+        }
+        for line in lines(rules) {
+            let mut words = line.splitn(3, ' ');
+            let (Some(definition), Some(property), Some(rule)) = (words.next(), words.next(), words.next()) else {
+                bail!("rules.txt: a line needs definition, property and rule: {line}");
+            };
+            let attribute =
+                if rule.contains("..") { format!("n:{rule}") } else { format!("e:{}", rule.replace(' ', "|")) };
+            if overlays.rules.insert((definition.to_owned(), property.to_owned()), attribute).is_some() {
+                bail!("rules.txt: twice: {line}");
+            }
         }
         Ok(overlays)
     }

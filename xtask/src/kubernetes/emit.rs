@@ -8,7 +8,8 @@
 //! ```
 //! Types: `a`ny, `o`bject, `s`tring, `i`nteger, `n`umber, `b`oolean, `x` integer or string, each with `/format`;
 //! `[T` list of T, `{T` map to T, `@name` reference. Attributes, separated by blanks: `r`equired, `u`nknown fields kept,
-//! `m` map owned as a whole, `l:set`, `l:map:<key>,<key>`, `p:merge`, `p:merge:<key>`, `p:retain`.
+//! `m` map owned as a whole, `l:set`, `l:map:<key>,<key>`, `p:merge`, `p:merge:<key>`, `p:retain`, `e:<value>|<value>` allowed
+//! values, `n:<least>..<greatest>`.
 //!
 //! `protobuf.tsv`:
 //! ```text
@@ -175,6 +176,10 @@ impl<'a> Emitter<'a> {
                     &mut attributes,
                 );
                 let key = (name.clone(), property.clone());
+                if let Some(rule) = self.overlays.rules.get(&key) {
+                    attributes.push(rule.clone());
+                    used.insert(key.clone());
+                }
                 let default = match self.overlays.defaults.get(&key) {
                     Some(value) => {
                         used.insert(key);
@@ -187,8 +192,10 @@ impl<'a> Emitter<'a> {
                 writeln!(out, "P\t{property}\t{ty}\t{}\t{default}\t{description}", attributes.join(" "))?;
             }
         }
-        if let Some((definition, property)) = self.overlays.defaults.keys().find(|key| !used.contains(key)) {
-            bail!("defaults.txt: {definition} has no property {property}");
+        if let Some((definition, property)) =
+            self.overlays.defaults.keys().chain(self.overlays.rules.keys()).find(|key| !used.contains(key))
+        {
+            bail!("an overlay table is wrong: {definition} has no property {property}");
         }
         Ok(out)
     }

@@ -165,6 +165,15 @@ fn parse_schema(names: &mut Names, ty: &str, attributes: &str, default: &str, de
             _ => {
                 if let Some(keys) = attribute.strip_prefix("l:map:") {
                     schema.list = ListKind::Map { keys: keys.split(',').map(Into::into).collect() };
+                } else if let Some(values) = attribute.strip_prefix("e:") {
+                    let rules = schema.rules.get_or_insert_default();
+                    rules.allowed = values.split('|').map(Into::into).collect();
+                } else if let Some((least, most)) =
+                    attribute.strip_prefix("n:").and_then(|range| range.split_once(".."))
+                {
+                    let rules = schema.rules.get_or_insert_default();
+                    rules.minimum = least.parse().ok();
+                    rules.maximum = most.parse().ok();
                 } else if let Some(key) = attribute.strip_prefix("p:merge:") {
                     schema.patch.merge = true;
                     schema.patch.merge_key = Some(key.into());

@@ -10,14 +10,14 @@ use crate::types::{Definitions, ListKind, Rules, Schema, Type};
 use crate::walk::{child, fits, index, type_name};
 
 /// Checks the rules of the schema: types, required fields, enums, ranges, patterns, lengths, formats, `allOf` and its kin,
-/// and the uniqueness of set elements and list-map keys. `null` counts as absent where it is not allowed.
+/// and, in custom resources, the uniqueness of set elements and list-map keys. `null` counts as absent where it is not allowed.
 ///
 /// With `old`, parts that did not change since are not complained about (ratcheting): fields and the elements of list
 /// maps are paired with their former values, elements of other lists are not.
 ///
 /// Rules in the Common Expression Language are not evaluated here.
 pub fn validate(schema: &Schema, definitions: &Definitions, value: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut validator = Validator { definitions, errors: Vec::new() };
+    let mut validator = Validator { definitions, errors: Vec::new(), builtin: false };
     validator.at(schema, value, old, "");
     validator.errors
 }
@@ -25,6 +25,8 @@ pub fn validate(schema: &Schema, definitions: &Definitions, value: &Value, old: 
 struct Validator<'a> {
     definitions: &'a Definitions,
     errors: Vec<FieldError>,
+    /// Within a built-in definition: only those are referred to.
+    builtin: bool,
 }
 
 impl Validator<'_> {
@@ -32,6 +34,13 @@ impl Validator<'_> {
         if old == Some(value) {
             return;
         }
+        let outside = self.builtin;
+        self.builtin |= place.reference.is_some();
+        self.inside(place, value, old, path);
+        self.builtin = outside;
+    }
+
+    fn inside(&mut self, place: &Schema, value: &Value, old: Option<&Value>, path: &str) {
         let schema = self.definitions.resolve(place);
         if value.is_null() {
             if !schema.nullable && schema.ty != Type::Any {
@@ -70,7 +79,10 @@ impl Validator<'_> {
             }
             Value::Array(items) => {
                 // The list facts stand at the place of use.
-                self.list(&place.list, items, path);
+                // Of built-in lists the keys need not be unique: twice the same variable in `env`, say, is allowed.
+                if !self.builtin {
+                    self.list(&place.list, items, path);
+                }
                 if let Some(inner) = &schema.items {
                     let former = old.and_then(Value::as_array);
                     for (at, item) in items.iter().enumerate() {
@@ -105,7 +117,9 @@ impl Validator<'_> {
     }
 
     fn rules(&mut self, rules: &Rules, value: &Value, path: &str) {
-        if !rules.allowed.is_empty() && !rules.allowed.contains(value) {
+        // An empty string is absent in built-in types.
+        let absent = self.builtin && value == "";
+        if !rules.allowed.is_empty() && !absent && !rules.allowed.contains(value) {
             let allowed: Vec<String> = rules
                 .allowed
                 .iter()
@@ -183,7 +197,7 @@ impl Validator<'_> {
     /// `allOf`, `anyOf`, `oneOf` and `not`. Their complaints name no field, as upstream.
     fn combined(&mut self, rules: &Rules, value: &Value, path: &str) {
         let holds = |schema: &Schema| {
-            let mut trial = Validator { definitions: self.definitions, errors: Vec::new() };
+            let mut trial = Validator { definitions: self.definitions, errors: Vec::new(), builtin: self.builtin };
             trial.at(schema, value, None, path);
             trial.errors
         };
@@ -269,4 +283,38 @@ fn paired<'a>(kind: &ListKind, former: &'a [Value], item: &Value) -> Option<&'a 
     let ListKind::Map { keys } = kind else { return None };
     let key = key_of(keys, item);
     former.iter().find(|old| key_of(keys, old) == key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::builtin;
+    use serde_json::json;
+
+    fn causes(group: &str, kind: &str, value: Value) -> Vec<String> {
+        let schema = &builtin().kind(group, "v1", kind).unwrap().schema;
+        validate(schema, &builtin().definitions, &value, None).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn built_in_kinds_are_validated_by_table() {
+        let pod = json!({"spec": {"restartPolicy": "Sometimes", "dnsPolicy": "", "containers": [
+            {"name": "c", "env": [{"name": "A"}, {"name": "A"}], "ports": [{"containerPort": 70000}, {}]}]}});
+        assert_eq!(
+            causes("", "Pod", pod),
+            [
+                "spec.containers[0].ports[0].containerPort: Invalid value: 70000: spec.containers[0].ports[0].containerPort in body should be less than or equal to 65535",
+                "spec.containers[0].ports[1].containerPort: Required value",
+                r#"spec.restartPolicy: Unsupported value: "Sometimes": supported values: "Always", "OnFailure", "Never""#,
+            ]
+        );
+        assert_eq!(causes("", "Pod", json!({"spec": {}})), ["spec.containers: Required value"]);
+        assert_eq!(
+            causes("storage.k8s.io", "StorageClass", json!({"reclaimPolicy": "Keep"})),
+            [
+                "provisioner: Required value",
+                r#"reclaimPolicy: Unsupported value: "Keep": supported values: "Delete", "Retain""#
+            ]
+        );
+    }
 }

@@ -68,8 +68,15 @@ pub struct Document {
     pub hash: String,
 }
 
-/// The Content-Type of [`v2_protobuf`].
-pub const V2_PROTOBUF_CONTENT_TYPE: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// The media types by which clients ask for [`v2_protobuf`] in `Accept`: the old spelling and the new one.
+pub const V2_PROTOBUF_ACCEPT: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+];
+
+/// The Content-Type to answer [`v2_protobuf`] with. It differs from what older clients ask for: Go's parser of media types
+/// refuses the `@` in an answer.
+pub const V2_PROTOBUF_CONTENT_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// The `/openapi/v2` document. `server_version` goes into `info.version`, such as `v1.37.0`.
 pub fn v2(resources: &[ServedResource], server_version: &str) -> Value {
