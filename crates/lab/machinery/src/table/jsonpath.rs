@@ -262,6 +262,7 @@ mod tests {
             (r".metadata.labels.foo\.bar", json!(["x"])),
             (".metadata.labels['foo.bar']", json!(["x"])),
             (".metadata.labels.a/b", json!(["y"])),
+            (r".metadata.labels['foo\.bar']", json!(["x"])),
             (".spec.list[0].p", json!([1])),
             (".spec.list[-1].p", json!([3])),
             (".spec.list[*].p", json!([1, 2, 3])),

@@ -4,9 +4,10 @@ use super::cells::{
     UNSET, age, flag, int, label_selector, labels, len, list, name, quantity, scalar_or, text, text_or,
 };
 use super::rows::{
-    claim_state, controller, cron_job, csi_driver, daemon_set, defaulted, deployment, endpoint_slice, endpoints, event,
-    ingress, ingress_class, job, node, param_kind, parent_ref, persistent_volume, persistent_volume_claim,
-    policy_binding, replicas, resource_quota, role_binding, service, signing_request, stateful_set, storage_class,
+    autoscaler, claim_state, controller, cron_job, csi_driver, daemon_set, defaulted, deployment, endpoint_slice,
+    endpoints, event, ingress, ingress_class, job, node, param_kind, parent_ref, persistent_volume,
+    persistent_volume_claim, policy_binding, replicas, resource_quota, role_binding, service, signing_request,
+    stateful_set, storage_class,
 };
 use super::{ColumnRow, KindPrinter, pods};
 
@@ -262,6 +263,14 @@ pub(super) const PRINTERS: &[KindPrinter] = const {
             AGE,
         ] |o, now| vec![name(o), scalar_or(&o["spec"]["minAvailable"], "N/A").into(),
             scalar_or(&o["spec"]["maxUnavailable"], "N/A").into(), int(&o["status"]["disruptionsAllowed"]).into(), age(o, now)];
+        "autoscaling" "HorizontalPodAutoscaler" [
+            ("Reference", "string", 0, "What it scales."),
+            ("Targets", "string", 0, "What it measures, and what it aims at."),
+            ("MinPods", "string", 0, "The least number of pods."),
+            ("MaxPods", "string", 0, "The greatest number of pods."),
+            ("Replicas", "string", 0, "How many pods there are."),
+            AGE,
+        ] autoscaler;
         "scheduling.k8s.io" "PriorityClass" [
             ("Value", "integer", 0, "The priority; higher goes first."),
             ("Global-Default", "boolean", 0, "Whether pods without class get it."),

@@ -499,3 +499,48 @@ pub(super) fn claim_state(o: &Value) -> String {
     .collect::<Vec<_>>()
     .join(",")
 }
+
+/// A HorizontalPodAutoscaler; metrics other than those of resources show by their name only.
+pub(super) fn autoscaler(o: &Value, now: Timestamp) -> Vec<Value> {
+    let (spec, target) = (&o["spec"], &o["spec"]["scaleTargetRef"]);
+    let current = |resource: &str| {
+        list(&o["status"]["currentMetrics"])
+            .iter()
+            .map(|m| &m["resource"])
+            .find(|r| r["name"] == resource)
+            .map_or(&Value::Null, |r| &r["current"])
+    };
+    let targets: Vec<String> = list(&spec["metrics"])
+        .iter()
+        .map(|metric| {
+            let resource = &metric["resource"];
+            let name = text(&resource["name"]);
+            let (aim, now) = (&resource["target"], current(name));
+            match (text(&metric["type"]), aim["averageUtilization"].as_i64()) {
+                ("Resource", Some(aim)) => match now["averageUtilization"].as_i64() {
+                    Some(now) => format!("{name}: {now}%/{aim}%"),
+                    None => format!("{name}: {UNKNOWN}/{aim}%"),
+                },
+                ("Resource", None) => {
+                    let now = scalar_or(&now["averageValue"], UNKNOWN);
+                    format!("{name}: {now}/{}", scalar_or(&aim["averageValue"], UNSET))
+                }
+                (other, _) => format!("{other}: {UNKNOWN}"),
+            }
+        })
+        .collect();
+    let more = if targets.len() > 2 { format!(" + {} more...", targets.len() - 2) } else { String::new() };
+    vec![
+        name(o),
+        format!("{}/{}", text(&target["kind"]), text(&target["name"])).into(),
+        if targets.is_empty() {
+            NONE.into()
+        } else {
+            format!("{}{more}", targets[..targets.len().min(2)].join(", ")).into()
+        },
+        scalar_or(&spec["minReplicas"], UNSET).into(),
+        int(&spec["maxReplicas"]).into(),
+        int(&o["status"]["currentReplicas"]).into(),
+        age(o, now),
+    ]
+}

@@ -227,6 +227,23 @@ fn nodes_and_services() {
 }
 
 #[test]
+fn autoscalers() {
+    let hpa = json!({
+        "metadata": {"name": "h"},
+        "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "d"}, "maxReplicas": 5, "metrics": [
+            {"type": "Resource", "resource": {"name": "cpu", "target": {"averageUtilization": 80}}},
+            {"type": "Resource", "resource": {"name": "memory", "target": {"averageValue": "1Gi"}}},
+            {"type": "Pods"},
+        ]},
+        "status": {"currentReplicas": 2, "currentMetrics": [{"resource": {"name": "cpu", "current": {"averageUtilization": 7}}}]},
+    });
+    assert_eq!(
+        narrow("autoscaling", "HorizontalPodAutoscaler", &hpa),
+        json!(["h", "Deployment/d", "cpu: 7%/80%, memory: <unknown>/1Gi + 1 more...", "<unset>", 5, 2, "<unknown>"])
+    );
+}
+
+#[test]
 fn events_of_both_groups() {
     let core = json!({
         "metadata": {"name": "p.1"}, "type": "Warning", "reason": "Failed", "message": "no\n", "count": 4,
