@@ -125,7 +125,7 @@ impl Api {
                 let uid = meta(&last, "uid").to_owned();
                 match self.remove(target, &version, last, options.dry_run) {
                     Ok((bytes, revision)) => {
-                        let status = (!kind.rules.graceful).then(|| success(&kind.group, &kind.plural, &target.name, &uid));
+                        let status = (!kind.rules.returns_deleted).then(|| success(&kind.group, &kind.plural, &target.name, &uid));
                         return Ok(Deleted { bytes, status, revision });
                     }
                     Err(Removal::Raced(Some(newer))) => version = newer,

@@ -201,6 +201,8 @@ pub struct Rules {
     pub propagation: Propagation,
     /// Deletion gives the object a grace period (pods).
     pub graceful: bool,
+    /// DELETE answers with the object rather than with a Status, also when the object is gone.
+    pub returns_deleted: bool,
     /// Finalizer that admission adds at create.
     pub finalizer: Option<&'static str>,
     /// Fields (dotted paths) that cannot change after creation.
@@ -226,6 +228,7 @@ impl Rules {
         create_on_update: false,
         propagation: Propagation::Background,
         graceful: false,
+        returns_deleted: false,
         finalizer: None,
         immutable: &[],
         selectable: &[],

@@ -7,6 +7,25 @@ use crate::{admit, validate};
 struct Row(KindInfo);
 
 const B: Rules = Rules::BUILTIN;
+/// Resources whose DELETE answers with the object; that of others answers with a Status. Typed clients rely on it.
+const RETURNED: [&str; 16] = [
+    "csidrivers",
+    "csinodes",
+    "deviceclasses",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "pods",
+    "podtemplates",
+    "resourceclaims",
+    "resourceclaimtemplates",
+    "resourcequotas",
+    "resourceslices",
+    "serviceaccounts",
+    "services",
+    "storageclasses",
+    "volumeattachments",
+    "volumeattributesclasses",
+];
 const GET_PATCH_UPDATE: Verbs = Verbs::GET.and(Verbs::PATCH).and(Verbs::UPDATE);
 
 /// A cluster-scoped kind.
@@ -20,6 +39,7 @@ fn spaced(group: &str, version: &str, kind: &str, plural: &str, rules: Rules) ->
 }
 
 fn row(group: &str, version: &str, kind: &str, plural: &str, namespaced: bool, rules: Rules) -> Row {
+    let rules = Rules { returns_deleted: RETURNED.contains(&plural), ..rules };
     let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     Row(KindInfo {
         group: group.into(),
