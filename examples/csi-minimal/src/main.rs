@@ -61,10 +61,10 @@ fn supported(capability: &proto::VolumeCapability) -> Result<(), Error> {
 }
 
 impl Identity for Driver {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "minimal.csi.example.org"
     }
-    fn vendor_version(&self) -> &str {
+    fn vendor_version(&self) -> &'static str {
         env!("CARGO_PKG_VERSION")
     }
 }

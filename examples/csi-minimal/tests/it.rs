@@ -1,5 +1,12 @@
 //! The example driver as a process, driven over its socket as Kubernetes would.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests fail by panicking, and say what they skip"
+)]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

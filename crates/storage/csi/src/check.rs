@@ -61,12 +61,21 @@ pub(crate) fn request(rule: &Rule, capabilities: &Capabilities, request: &Dynami
     if rule.method == "/csi.v1.Node/NodePublishVolume"
         && capabilities.has(NodeCapability::StageUnstageVolume)
         && !request.has_field_by_name("staging_target_path")
+        && !is_inline(request)
     {
         return Err(Error::failed_precondition(
             "staging_target_path is required, because this plugin has the capability STAGE_UNSTAGE_VOLUME",
         ));
     }
     Ok(())
+}
+
+/// Whether the volume is one that Kubernetes defines in the pod itself: it is made when it is published, never staged.
+fn is_inline(request: &DynamicMessage) -> bool {
+    request.get_field_by_name("volume_context").is_some_and(|context| {
+        let key = MapKey::String("csi.storage.k8s.io/ephemeral".to_owned());
+        context.as_map().and_then(|map| map.get(&key)).and_then(Value::as_str) == Some("true")
+    })
 }
 
 fn invalid(message: String) -> Error {

@@ -244,7 +244,7 @@ fn print(message: &DynamicMessage) -> String {
         SerializeOptions::new().use_proto_field_name(true).stringify_64_bit_integers(false).skip_default_fields(false);
     message
         .serialize_with_options(serde_json::value::Serializer, &options)
-        .map_or_else(|error| Json::String(error.to_string()), |value| value)
+        .unwrap_or_else(|error| Json::String(error.to_string()))
         .to_string()
 }
 

@@ -10,6 +10,7 @@ use prost_reflect::DescriptorPool;
     unused_qualifications,
     clippy::all,
     clippy::pedantic,
+    clippy::allow_attributes_without_reason,
     reason = "generated code; the documentation is the comments of csi.proto"
 )]
 mod generated {

@@ -213,7 +213,7 @@ service! {
     node_expand_volume "NodeExpandVolume" (NodeExpandVolumeRequest) -> NodeExpandVolumeResponse |inner, request| {
         let driver = part(inner.parts.node_expand_volume.as_ref())?;
         let expanded = driver.node_expand_volume(request.clone()).await?;
-        answer::node_expand_volume(&request, &expanded)?;
+        answer::node_expand_volume(&request, expanded)?;
         Ok(expanded)
     }
     node_get_capabilities "NodeGetCapabilities"

@@ -1,5 +1,12 @@
 //! Plugin and client over real sockets.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests fail by panicking, and say what they skip"
+)]
+
 #[path = "it/bad_input.rs"]
 mod bad_input;
 #[path = "it/toy.rs"]
@@ -85,6 +92,10 @@ async fn limits_are_met_exactly() {
         ..Default::default()
     };
     serving.client.controller_unpublish_volume(unpublish, DEADLINE).await.unwrap();
+    // A volume that is defined in a pod is never staged.
+    let inline = r#"{"volume_id": "v", "target_path": "/t", "volume_context": {"csi.storage.k8s.io/ephemeral": "true"},
+        "volume_capability": {"mount": {}, "access_mode": {"mode": 1}}}"#;
+    call_json(&serving.client, "node-publish-volume", inline, DEADLINE).await.unwrap();
     let unpublish =
         proto::NodeUnpublishVolumeRequest { volume_id: "v".into(), target_path: format!("/{}", "p".repeat(4094)) };
     serving.client.node_unpublish_volume(unpublish, DEADLINE).await.unwrap();

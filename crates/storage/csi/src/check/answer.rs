@@ -183,7 +183,7 @@ pub(crate) fn expand_volume(
 
 pub(crate) fn node_expand_volume(
     request: &proto::NodeExpandVolumeRequest,
-    answer: &proto::NodeExpandVolumeResponse,
+    answer: proto::NodeExpandVolumeResponse,
 ) -> Outcome {
     let required = request.capacity_range.map(|range| proto::CapacityRange { limit_bytes: 0, ..range });
     capacity(answer.capacity_bytes, required.as_ref(), false)
