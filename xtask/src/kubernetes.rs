@@ -105,6 +105,7 @@ fn generate() -> Result<Tables> {
         include_str!("kubernetes/defaults.txt"),
         include_str!("kubernetes/presence.txt"),
         include_str!("kubernetes/rules.txt"),
+        include_str!("kubernetes/fields.txt"),
     )?;
     emit::tables(&schemas, &messages, &overlays)
 }
@@ -147,12 +148,14 @@ pub(crate) struct Overlays {
     defaults: BTreeMap<(String, String), Value>,
     /// Definition and property of scalars whose zero is a value.
     presence: BTreeSet<(String, String)>,
+    /// Definition to the message fields (JSON name, number, form) that the protobuf source does not have yet.
+    fields: BTreeMap<String, Vec<[String; 3]>>,
     /// Definition and property to allowed values or a range, as attribute of the table.
     rules: BTreeMap<(String, String), String>,
 }
 
 impl Overlays {
-    fn parse(defaults: &str, presence: &str, rules: &str) -> Result<Self> {
+    fn parse(defaults: &str, presence: &str, rules: &str, fields: &str) -> Result<Self> {
         let mut overlays = Self::default();
         for line in lines(defaults) {
             let mut words = line.splitn(3, ' ');
@@ -168,6 +171,14 @@ impl Overlays {
             let mut words = line.split(' ');
             let definition = words.next().context("a line starts with a word")?;
             overlays.presence.extend(words.map(|property| (definition.to_owned(), property.to_owned())));
+        }
+        for line in lines(fields) {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [definition, name, tag, wire] = words[..] else {
+                bail!("fields.txt: a line needs definition, name, number and form: {line}");
+            };
+            let field = [name, tag, wire].map(str::to_owned);
+            overlays.fields.entry(definition.to_owned()).or_default().push(field);
         }
         for line in lines(rules) {
             let mut words = line.splitn(3, ' ');

@@ -333,6 +333,10 @@ impl<'a> Emitter<'a> {
                 && message.fields[0].wire == Wire::Repeated(Box::new(Wire::String))
                 && !self.definition_of_message.contains_key(key);
             writeln!(out, "M\t{name}\t{}", if wraps { "W" } else { "" })?;
+            for [json, tag, wire] in self.overlays.fields.get(&name).into_iter().flatten() {
+                let keep = self.overlays.presence.contains(&(name.clone(), json.clone()));
+                writeln!(out, "F\t{tag}\t{wire}\t{json}\t{}", if keep { "z" } else { "" })?;
+            }
             for field in &message.fields {
                 let at = (key.clone(), field.name.clone());
                 let inline = inlined.contains(&at);
