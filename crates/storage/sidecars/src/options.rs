@@ -149,7 +149,7 @@ mod tests {
         let options = parse(&[]).unwrap();
         assert_eq!(options.csi_address.to_string(), "unix:///run/csi/socket");
         assert_eq!(options.timeout, Duration::from_secs(10));
-        assert_eq!(options.retry_interval_max, Duration::from_secs(300));
+        assert_eq!(options.retry_interval_max, Duration::from_mins(5));
         assert_eq!(options.worker_threads, 100);
         assert_eq!((options.kube_api_qps, options.kube_api_burst), (5.0, 10));
         assert!(options.immediate_topology && !options.strict_topology && !options.leader_election);

@@ -1,6 +1,5 @@
 //! From the command line to running controllers.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -196,7 +195,8 @@ async fn work(options: Options, shutdown: Shutdown, metrics: Metrics, health: He
     let record = config.record.clone();
     let provisioner = Provisioner::new(client.clone(), driver.clone(), recorder, config, reporting);
 
-    let is_working = Arc::new(AtomicBool::new(false));
+    // A candidate that waits for its turn is as ready as it can be.
+    let is_working = AtomicBool::new(options.leader_election);
     let provision = async {
         let begin = || {
             is_working.store(true, Ordering::Release);
@@ -224,7 +224,7 @@ async fn work(options: Options, shutdown: Shutdown, metrics: Metrics, health: He
         };
         let elector = Elector::new(client, lease, ElectionMetrics::register(&metrics))?;
         elector.register_health(&health);
-        elector.run(&shutdown, provision).await?.unwrap_or(Ok(()))
+        Box::pin(elector.run(&shutdown, provision)).await?.unwrap_or(Ok(()))
     };
     tokio::select! {
         outcome = lead => outcome,

@@ -1,5 +1,6 @@
 //! Work on one claim: from the request to a volume that waits to be saved.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -88,11 +89,11 @@ pub(super) async fn work(shared: Arc<Shared>, uid: String) -> Outcome {
         }
         ClaimStep::Wait(remaining) => Outcome::After(remaining),
         ClaimStep::Replay => match in_flight {
-            Some(plan) => attempt(&shared, &plan, claim.as_deref()).await,
+            Some(plan) => attempt(&shared, &plan, claim.as_deref(), None).await,
             None => Outcome::Done,
         },
         ClaimStep::Provision => match (claim, class) {
-            (Some(claim), Some(class)) => provision(&shared, &claim, &class).await,
+            (Some(claim), Some(class)) => Box::pin(provision(&shared, &claim, &class)).await,
             _ => Outcome::Done,
         },
     }
@@ -134,14 +135,14 @@ async fn provision(shared: &Arc<Shared>, claim: &Claim, class: &Class) -> Outcom
         format!("External provisioner is provisioning volume for claim {:?}", claim.key()),
     );
     match prepare(shared, claim, class).await {
-        Ok(plan) => {
+        Ok((plan, secrets)) => {
             let plan = Arc::new(plan);
             if let Err(error) = shared.journal.begin(&plan).await {
                 fail(shared, &object, class_name(claim), source_kind(claim), &error.to_string());
                 return Outcome::Retry;
             }
             shared.progress().in_flight.insert(claim.uid.clone(), plan.clone());
-            attempt(shared, &plan, Some(claim)).await
+            attempt(shared, &plan, Some(claim), Some(secrets)).await
         }
         Err(Unprepared { text, next: Next::LeaveToOthers }) => {
             shared.claim_event(&object, EventType::Normal, "Provisioning", text);
@@ -180,15 +181,18 @@ fn fail(shared: &Shared, claim: &ObjectReference, class: &str, source: &str, tex
     shared.metrics.provisioned(class, source, None);
 }
 
+/// The contents of a secret.
+type Secrets = HashMap<String, String>;
+
 /// Everything that has to be known before the first call.
-async fn prepare(shared: &Shared, claim: &Claim, class: &Class) -> Result<Plan, Unprepared> {
+async fn prepare(shared: &Shared, claim: &Claim, class: &Class) -> Result<(Plan, Secrets), Unprepared> {
     let config = &shared.config;
     let source = match &claim.source {
         Some(source) => clone::content_source(shared, claim, source).await?,
         None => None,
     };
     let mutable_parameters = match &claim.attributes_class {
-        None => Default::default(),
+        None => BTreeMap::new(),
         Some(name) => {
             if !config.driver.modify_volume {
                 return Err(Unprepared::retry(
@@ -227,12 +231,12 @@ async fn prepare(shared: &Shared, claim: &Claim, class: &Class) -> Result<Plan, 
     let extras = Extras { topology, source, mutable_parameters };
     let plan = plan::plan(&config.plan, claim, class, extras).map_err(Unprepared::retry)?;
     // A missing secret is found before the call goes on record.
-    shared.objects.secret(plan.secret.as_ref()).await.map_err(Unprepared::retry)?;
-    Ok(plan)
+    let secrets = shared.objects.secret(plan.secret.as_ref()).await.map_err(Unprepared::retry)?;
+    Ok((plan, secrets))
 }
 
-/// One call of a plan, first or repeated. `claim` is the claim if it still waits.
-async fn attempt(shared: &Arc<Shared>, plan: &Arc<Plan>, claim: Option<&Claim>) -> Outcome {
+/// One call of a plan, first or repeated. `claim` is the claim if it still waits; `secrets` are those that were read just now.
+async fn attempt(shared: &Arc<Shared>, plan: &Arc<Plan>, claim: Option<&Claim>, secrets: Option<Secrets>) -> Outcome {
     let started = Instant::now();
     let object = plan.claim_ref().cloned().unwrap_or_default();
     let source = match plan.source {
@@ -242,7 +246,11 @@ async fn attempt(shared: &Arc<Shared>, plan: &Arc<Plan>, claim: Option<&Claim>) 
     };
     let report = |text: &str| fail(shared, &object, plan.class(), source, text);
 
-    let secrets = match shared.objects.secret(plan.secret.as_ref()).await {
+    let secrets = match secrets {
+        Some(secrets) => Ok(secrets),
+        None => shared.objects.secret(plan.secret.as_ref()).await,
+    };
+    let secrets = match secrets {
         Ok(secrets) => secrets,
         Err(error) => {
             // Without it the call would be another one: its outcome would say nothing about the one under way.
@@ -369,11 +377,7 @@ async fn reschedule(shared: &Shared, claim: &Claim) -> Outcome {
 }
 
 /// Deletes what an unusable answer describes. The error is for the user.
-async fn clean_up(
-    shared: &Shared,
-    answer: &proto::Volume,
-    secrets: &std::collections::HashMap<String, String>,
-) -> Result<(), String> {
+async fn clean_up(shared: &Shared, answer: &proto::Volume, secrets: &Secrets) -> Result<(), String> {
     if answer.volume_id.is_empty() {
         return Err("the driver did not name the volume".to_owned());
     }

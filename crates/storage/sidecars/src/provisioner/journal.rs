@@ -8,9 +8,10 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::api;
 use super::plan::Plan;
 use super::record::{self, Ledger};
 
@@ -31,20 +32,13 @@ pub(super) enum JournalError {
     Encode(#[source] serde_json::Error),
 }
 
+type Answer = Result<(), String>;
+
 #[derive(Default)]
 struct State {
     ledger: Ledger,
-    /// Number of the next write.
-    next: u64,
-}
-
-/// The outcome of the latest writes: waiters look for their number.
-#[derive(Debug, Clone, Default)]
-struct Progress {
-    /// Writes up to this number are over.
-    over: u64,
-    /// Those of them that failed lately, with the error.
-    failed: BTreeMap<u64, String>,
+    /// Those who wait for the next write.
+    waiting: Vec<oneshot::Sender<Answer>>,
 }
 
 /// The record and its writer. See the [module](self).
@@ -53,7 +47,6 @@ pub(super) struct Journal {
     name: String,
     state: Mutex<State>,
     wake: Notify,
-    progress: watch::Sender<Progress>,
 }
 
 impl Journal {
@@ -74,9 +67,8 @@ impl Journal {
         let journal = Self {
             api,
             name,
-            state: Mutex::new(State { ledger: Ledger::from_data(&data), next: 1 }),
+            state: Mutex::new(State { ledger: Ledger::from_data(&data), waiting: Vec::new() }),
             wake: Notify::new(),
-            progress: watch::Sender::new(Progress::default()),
         };
         Ok((Arc::new(journal), plans))
     }
@@ -97,8 +89,8 @@ impl Journal {
             );
             return Ok(());
         }
-        let mut progress = self.progress.subscribe();
-        let number = {
+        let (sender, answer) = oneshot::channel();
+        {
             let mut state = self.state();
             if !state.ledger.has_room_for(&entry) {
                 return Err(JournalError::Full);
@@ -106,16 +98,12 @@ impl Journal {
             if !state.ledger.put(entry) {
                 return Ok(());
             }
-            state.next
-        };
+            state.waiting.push(sender);
+        }
         self.wake.notify_one();
-        let progress = progress
-            .wait_for(|progress| progress.over >= number)
-            .await
-            .map_err(|_| JournalError::Write("the writer has stopped".to_owned()))?;
-        match progress.failed.get(&number) {
-            Some(error) => Err(JournalError::Write(error.clone())),
-            None => Ok(()),
+        match answer.await {
+            Ok(outcome) => outcome.map_err(JournalError::Write),
+            Err(_) => Err(JournalError::Write("the writer has stopped".to_owned())),
         }
     }
 
@@ -168,17 +156,15 @@ impl Journal {
 
     /// One write of all that waits; whether it succeeded.
     async fn write(&self) -> bool {
-        let (batch, number) = {
+        let (batch, waiting) = {
             let mut state = self.state();
-            let number = state.next;
-            state.next += 1;
-            (state.ledger.take(), number)
+            (state.ledger.take(), std::mem::take(&mut state.waiting))
         };
         let outcome = if batch.changes.is_empty() { Ok(()) } else { self.send(&batch.changes).await };
-        let error = match outcome {
+        let answer = match outcome {
             Ok(()) => {
                 self.state().ledger.done(batch);
-                None
+                Ok(())
             }
             Err(error) => {
                 tracing::warn!(
@@ -187,21 +173,14 @@ impl Journal {
                     "failed to write the record of calls"
                 );
                 self.state().ledger.failed(batch);
-                Some(error.to_string())
+                Err(api::text(&error))
             }
         };
-        let success = error.is_none();
-        self.progress.send_modify(|progress| {
-            progress.over = number;
-            if let Some(error) = error {
-                progress.failed.insert(number, error);
-            }
-            // Waiters are woken by each write, so they need no long memory.
-            while progress.failed.len() > 100 {
-                progress.failed.pop_first();
-            }
-        });
-        success
+        for sender in waiting {
+            // Who has gone away needs no answer.
+            let _ = sender.send(answer.clone());
+        }
+        answer.is_ok()
     }
 
     async fn send(&self, changes: &record::Changes) -> Result<(), kube::Error> {

@@ -180,20 +180,16 @@ pub struct Volume {
     pub deleting: bool,
     /// Whether [`names::VOLUME_FINALIZER`] is there.
     pub has_finalizer: bool,
-    /// Whether a provisioner made it (rather than an administrator).
+    /// Whether this driver's provisioner made it (rather than an administrator).
     pub dynamic: bool,
 }
 
 impl Volume {
-    /// The volume, if `driver` is responsible for it: the annotation names it or, for volumes that people wrote, the source does.
+    /// The volume, if it is one of `driver`.
     pub fn of_driver(object: &core::PersistentVolume, driver: &str) -> Option<Self> {
-        let annotations = object.annotations();
-        let provisioned_by = annotations.get(names::PROVISIONED_BY);
         let spec = object.spec.as_ref()?;
-        let ours = match provisioned_by {
-            Some(by) => by == driver,
-            None => spec.csi.as_ref().is_some_and(|csi| csi.driver == driver),
-        } || annotations.get(names::MIGRATED_TO).is_some_and(|to| to == driver);
+        // Volumes of built-in plugins that the driver took over have another source, which only their own code can translate.
+        let ours = spec.csi.as_ref().is_some_and(|csi| csi.driver == driver);
         ours.then(|| Self {
             name: object.name_any(),
             uid: object.uid().unwrap_or_default(),
@@ -201,7 +197,7 @@ impl Volume {
             reclaim_policy: spec.persistent_volume_reclaim_policy.clone().unwrap_or_default(),
             deleting: object.metadata.deletion_timestamp.is_some(),
             has_finalizer: object.finalizers().iter().any(|name| name == names::VOLUME_FINALIZER),
-            dynamic: provisioned_by.is_some(),
+            dynamic: object.annotations().get(names::PROVISIONED_BY).is_some_and(|by| by == driver),
         })
     }
 }

@@ -187,7 +187,8 @@ pub fn plan(settings: &PlanSettings, claim: &Claim, class: &Class, extras: Extra
             name: Some(name.clone()),
             annotations: Some(annotations(class, provisioner_secret.as_ref(), modify_secret)),
             // A volume that is kept by its policy needs no guard.
-            finalizers: Some(vec![names::VOLUME_FINALIZER.to_owned()]),
+            finalizers: (class.reclaim_policy.as_deref() != Some("Retain"))
+                .then(|| vec![names::VOLUME_FINALIZER.to_owned()]),
             ..ObjectMeta::default()
         },
         spec: Some(PersistentVolumeSpec {
@@ -322,5 +323,145 @@ impl Plan {
             accessibility_requirements: self.topology.as_ref().map(Requirement::to_proto),
             ..proto::CreateVolumeRequest::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> PlanSettings {
+        PlanSettings {
+            driver: "d.example".to_owned(),
+            volume_name_prefix: "pvc".to_owned(),
+            volume_name_uuid_length: None,
+            default_fs_type: "ext4".to_owned(),
+            extra_create_metadata: false,
+            controller_publish_readonly: true,
+            single_node_multi_writer: false,
+        }
+    }
+
+    fn claim() -> Claim {
+        Claim {
+            namespace: "shop".to_owned(),
+            name: "data".to_owned(),
+            uid: "12345678-1234-1234-1234-123456789abc".to_owned(),
+            resource_version: "7".to_owned(),
+            annotations: BTreeMap::new(),
+            class: "fast".to_owned(),
+            volume_name: String::new(),
+            access_modes: vec!["ReadWriteOnce".to_owned()],
+            volume_mode: Some("Filesystem".to_owned()),
+            requested: "1.5Gi".to_owned(),
+            has_selector: false,
+            source: None,
+            attributes_class: None,
+        }
+    }
+
+    fn class() -> Class {
+        Class {
+            name: "fast".to_owned(),
+            uid: "c".to_owned(),
+            provisioner: "d.example".to_owned(),
+            parameters: BTreeMap::from([("kind".to_owned(), "ssd".to_owned())]),
+            mount_options: vec!["noatime".to_owned()],
+            reclaim_policy: Some("Delete".to_owned()),
+            waits_for_consumer: false,
+            allowed_topologies: Vec::new(),
+        }
+    }
+
+    fn modes(modes: &[&str], many: bool) -> Result<Vec<i32>, PlanError> {
+        let modes: Vec<_> = modes.iter().map(|mode| (*mode).to_owned()).collect();
+        access_modes(&modes, many)
+    }
+
+    #[test]
+    fn a_plan_holds_the_call_and_the_volume() {
+        let plan = plan(&settings(), &claim(), &class(), Extras::default()).unwrap();
+        assert_eq!(plan.name, "pvc-12345678-1234-1234-1234-123456789abc");
+        assert_eq!((plan.claim_uid(), plan.class()), (claim().uid.as_str(), "fast"));
+        let request = plan.request();
+        assert_eq!(request.capacity_range.unwrap().required_bytes, 3 << 29);
+        assert_eq!(request.parameters, [("kind".to_owned(), "ssd".to_owned())].into());
+        let capability = &request.volume_capabilities[0];
+        assert_eq!(capability.access_mode.as_ref().unwrap().mode(), Mode::SingleNodeWriter);
+        let Some(proto::volume_capability::AccessType::Mount(mount)) = &capability.access_type else {
+            unreachable!("a filesystem is mounted")
+        };
+        assert_eq!((mount.fs_type.as_str(), mount.mount_flags.as_slice()), ("ext4", &["noatime".to_owned()][..]));
+        let annotations = plan.template.metadata.annotations.as_ref().unwrap();
+        assert_eq!(annotations[names::DELETION_SECRET_NAME], "");
+        assert!(plan.template.metadata.finalizers.is_some());
+        // What is written down is what is read back.
+        let text = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+    }
+
+    #[test]
+    fn block_volumes_have_no_filesystem() {
+        let claim = Claim { volume_mode: Some("Block".to_owned()), ..claim() };
+        let plan = plan(&settings(), &claim, &class(), Extras::default()).unwrap();
+        assert_eq!(plan.access, Access::Block);
+        assert_eq!(plan.template.spec.unwrap().csi.unwrap().fs_type, None);
+    }
+
+    #[test]
+    fn retained_volumes_are_not_guarded() {
+        let class = Class { reclaim_policy: Some("Retain".to_owned()), ..class() };
+        let plan = plan(&settings(), &claim(), &class, Extras::default()).unwrap();
+        assert_eq!(plan.template.metadata.finalizers, None);
+    }
+
+    #[test]
+    fn volumes_that_are_only_read_may_be_marked_so() {
+        let read_only = |modes: &[&str], enabled| {
+            let claim = Claim { access_modes: modes.iter().map(|mode| (*mode).to_owned()).collect(), ..claim() };
+            let settings = PlanSettings { controller_publish_readonly: enabled, ..settings() };
+            let plan = plan(&settings, &claim, &class(), Extras::default()).unwrap();
+            plan.template.spec.unwrap().csi.unwrap().read_only
+        };
+        assert_eq!(read_only(&["ReadOnlyMany"], true), Some(true));
+        assert_eq!(read_only(&["ReadOnlyMany"], false), None);
+        assert_eq!(read_only(&["ReadOnlyMany", "ReadWriteMany"], true), None);
+    }
+
+    #[test]
+    fn metadata_on_request() {
+        let settings = PlanSettings { extra_create_metadata: true, ..settings() };
+        let plan = plan(&settings, &claim(), &class(), Extras::default()).unwrap();
+        assert_eq!(plan.parameters["csi.storage.k8s.io/pvc/name"], "data");
+        assert_eq!(plan.parameters["csi.storage.k8s.io/pvc/namespace"], "shop");
+        assert_eq!(plan.parameters["csi.storage.k8s.io/pv/name"], plan.name);
+    }
+
+    #[test]
+    fn names_may_be_shortened() {
+        let short = PlanSettings { volume_name_uuid_length: Some(10), ..settings() };
+        assert_eq!(volume_name(&short, &claim().uid), "pvc-1234567812");
+    }
+
+    #[test]
+    fn access_modes_by_what_the_driver_can_tell_apart() {
+        assert_eq!(modes(&["ReadWriteMany", "ReadOnlyMany"], false), Ok(vec![5, 3]));
+        assert_eq!(modes(&["ReadWriteOnce"], false), Ok(vec![Mode::SingleNodeWriter as i32]));
+        assert_eq!(modes(&["ReadWriteOnce"], true), Ok(vec![Mode::SingleNodeMultiWriter as i32]));
+        assert_eq!(modes(&["ReadWriteOncePod"], false), Ok(vec![Mode::SingleNodeWriter as i32]));
+        assert_eq!(modes(&["ReadWriteOncePod"], true), Ok(vec![Mode::SingleNodeSingleWriter as i32]));
+        assert!(matches!(modes(&["ReadWriteOncePod", "ReadOnlyMany"], true), Err(PlanError::AccessModes(_))));
+        assert!(matches!(modes(&["ReadWriteTwice"], true), Err(PlanError::UnknownAccessMode(_))));
+    }
+
+    #[test]
+    fn claims_that_cannot_be_planned() {
+        let fails = |claim: Claim| plan(&settings(), &claim, &class(), Extras::default()).unwrap_err().to_string();
+        let selects = Claim { has_selector: true, ..claim() };
+        assert_eq!(fails(selects), "claim Selector is not supported");
+        let size = Claim { requested: "many".to_owned(), ..claim() };
+        assert!(fails(size).starts_with("failed to read the requested storage: \"many\" is not a quantity"));
+        let unborn = Claim { uid: String::new(), ..claim() };
+        assert_eq!(fails(unborn), "corrupted PVC object, it is missing UID");
     }
 }

@@ -82,6 +82,14 @@ struct Written {
     plan: Plan,
 }
 
+/// What can be read of a record in any format.
+#[derive(Deserialize)]
+struct Head {
+    #[serde(default)]
+    format: u32,
+    segments: Option<SegmentsRef>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct SegmentsRef {
     key: String,
@@ -130,10 +138,6 @@ pub fn decode(data: &BTreeMap<String, String>) -> (Vec<Plan>, Vec<RecordError>) 
 
 fn decode_one(uid: &str, text: &str, data: &BTreeMap<String, String>) -> Result<Plan, RecordError> {
     let malformed = |source| RecordError::Malformed { uid: uid.to_owned(), source };
-    #[derive(Deserialize)]
-    struct Head {
-        format: u32,
-    }
     let head: Head = serde_json::from_str(text).map_err(malformed)?;
     if head.format != FORMAT {
         return Err(RecordError::Format { uid: uid.to_owned(), format: head.format });
@@ -187,10 +191,6 @@ impl Ledger {
                 continue;
             }
             // Also unreadable ones keep their segments alive, where these can be made out.
-            #[derive(Deserialize)]
-            struct Head {
-                segments: Option<SegmentsRef>,
-            }
             let head: Option<Head> = serde_json::from_str(text).ok();
             ledger.written.insert(
                 key.clone(),

@@ -261,7 +261,10 @@ pub fn node_affinity(accessible: &[proto::Topology]) -> Option<VolumeNodeAffinit
             }
         })
         .collect();
-    (!terms.is_empty()).then(|| VolumeNodeAffinity { required: Some(NodeSelector { node_selector_terms: terms }) })
+    if terms.is_empty() {
+        return None;
+    }
+    Some(VolumeNodeAffinity { required: Some(NodeSelector { node_selector_terms: terms }) })
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! From the driver's answer to a `PersistentVolume` object.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::PersistentVolume;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use outrigger_csi::proto;
@@ -51,9 +53,68 @@ pub fn complete(plan: &Plan, answer: &proto::Volume, identity: &str) -> Result<P
     spec.node_affinity = topology::node_affinity(&answer.accessible_topology);
     let source = spec.csi.get_or_insert_default();
     source.volume_handle.clone_from(&answer.volume_id);
-    let mut attributes: std::collections::BTreeMap<_, _> =
+    let mut attributes: BTreeMap<_, _> =
         answer.volume_context.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     attributes.entry(names::PROVISIONER_IDENTITY.to_owned()).or_insert_with(|| identity.to_owned());
     source.volume_attributes = Some(attributes);
     Ok(volume)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provisioner::plan::{Access, ContentSource};
+
+    fn plan(source: Option<ContentSource>) -> Plan {
+        Plan {
+            name: "pvc-1".to_owned(),
+            required_bytes: 1000,
+            access_modes: vec![1],
+            access: Access::Block,
+            parameters: BTreeMap::new(),
+            mutable_parameters: BTreeMap::new(),
+            source,
+            topology: None,
+            secret: None,
+            selected_node: None,
+            template: PersistentVolume::default(),
+        }
+    }
+
+    fn answer(capacity_bytes: i64) -> proto::Volume {
+        proto::Volume { volume_id: "id".to_owned(), capacity_bytes, ..proto::Volume::default() }
+    }
+
+    #[test]
+    fn the_capacity_is_the_drivers_unless_it_has_none() {
+        for (actual, expected) in [(0, "1000"), (1000, "1000"), (2048, "2Ki")] {
+            let volume = complete(&plan(None), &answer(actual), "me").unwrap();
+            assert_eq!(volume.spec.unwrap().capacity.unwrap()["storage"].0, expected);
+        }
+        let short = complete(&plan(None), &answer(999), "me");
+        assert_eq!(short, Err(AnswerError::TooSmall { actual: 999, required: 1000 }));
+    }
+
+    #[test]
+    fn answers_without_what_was_asked_for() {
+        assert_eq!(complete(&plan(None), &proto::Volume::default(), "me"), Err(AnswerError::NoId));
+        let clone = plan(Some(ContentSource::Volume("source".to_owned())));
+        assert_eq!(complete(&clone, &answer(0), "me"), Err(AnswerError::NoContentSource));
+        let with_source = proto::Volume { content_source: clone.request().volume_content_source, ..answer(0) };
+        assert!(complete(&clone, &with_source, "me").is_ok());
+    }
+
+    #[test]
+    fn the_drivers_attributes_win() {
+        let mut answer = answer(0);
+        answer.volume_context.insert("a".to_owned(), "b".to_owned());
+        let volume = complete(&plan(None), &answer, "me").unwrap();
+        let attributes = volume.spec.unwrap().csi.unwrap().volume_attributes.unwrap();
+        assert_eq!(attributes["a"], "b");
+        assert_eq!(attributes[names::PROVISIONER_IDENTITY], "me");
+        answer.volume_context.insert(names::PROVISIONER_IDENTITY.to_owned(), "theirs".to_owned());
+        let volume = complete(&plan(None), &answer, "me").unwrap();
+        let attributes = volume.spec.unwrap().csi.unwrap().volume_attributes.unwrap();
+        assert_eq!(attributes[names::PROVISIONER_IDENTITY], "theirs");
+    }
 }

@@ -204,7 +204,7 @@ async fn invalid_requests_wait_for_another_class() {
     class(&cluster, "fast", json!({}));
     driver.script([Script::Fails(|m| Error::invalid_argument(m))]);
     let mut config = config();
-    config.backoff.max = Duration::from_secs(3600);
+    config.backoff.max = Duration::from_hours(1);
     let process = Process::start(&cluster, &driver, &Effects::default(), config);
     let name = claim(&cluster, "data", json!({}));
     cluster.until("the call", |_| (driver.requests(&name).len() == 1).then_some(())).await;

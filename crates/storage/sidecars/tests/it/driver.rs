@@ -141,11 +141,11 @@ impl Driver {
 
 #[async_trait]
 impl Identity for Inner {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         NAME
     }
 
-    fn vendor_version(&self) -> &str {
+    fn vendor_version(&self) -> &'static str {
         "1.0"
     }
 }
