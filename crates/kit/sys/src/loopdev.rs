@@ -126,6 +126,12 @@ impl LoopDevice {
         is_set(format!("/sys/block/loop{}/ro", self.number).into())
     }
 
+    /// Whether the device detaches by itself once nobody uses it: because it was attached so, or because it was detached
+    /// while in use.
+    pub fn is_autoclear(self) -> Result<bool, Error> {
+        is_set(format!("/sys/block/loop{}/loop/autoclear", self.number).into())
+    }
+
     /// Takes the new size of the backing file over, for instance after it grew (`LOOP_SET_CAPACITY`).
     pub fn set_capacity(self) -> Result<(), Error> {
         let path = self.path();
@@ -397,6 +403,18 @@ mod tests {
         assert!(device.0.is_read_only().unwrap());
         let refused = OpenOptions::new().write(true).open(device.0.path()).and_then(|mut node| node.write_all(b"x"));
         assert!(refused.is_err());
+    }
+
+    #[test]
+    fn a_device_in_use_goes_with_its_last_user() {
+        let Some(image) = image(1 << 20) else { return };
+        let device = Guard(attach(image.path(), Attach::default()).unwrap());
+        let user = File::open(device.0.path()).unwrap();
+        assert!(!device.0.is_autoclear().unwrap());
+        device.0.detach().unwrap();
+        assert!(device.0.is_autoclear().unwrap());
+        drop(user);
+        assert_eq!(find(image.path()).unwrap(), []);
     }
 
     #[test]

@@ -27,11 +27,12 @@ fn describe(volume: &Volume, config: &Config) -> proto::Volume {
     }
 }
 
+/// The nodes that the volume is attached to; without attachment nobody is told of nodes.
 fn nodes(volume: &Volume, config: &Config) -> Vec<String> {
-    let published = if config.attach { volume.attached.is_some() } else { volume.on_node() };
-    published.then(|| config.node_id.clone()).into_iter().collect()
+    volume.attached.is_some().then(|| config.node_id.clone()).into_iter().collect()
 }
 
+#[async_trait]
 impl csi::Identity for HostPath {
     fn name(&self) -> &str {
         &self.0.config.name
@@ -39,6 +40,15 @@ impl csi::Identity for HostPath {
 
     fn vendor_version(&self) -> &'static str {
         env!("CARGO_PKG_VERSION")
+    }
+
+    async fn probe(&self) -> Result<bool, Error> {
+        if self.0.store.has_failed() {
+            return Err(Error::failed_precondition(
+                "the state file could not be written: the driver has to be restarted",
+            ));
+        }
+        Ok(true)
     }
 }
 
@@ -130,6 +140,7 @@ impl csi::CreateDeleteVolume for HostPath {
                 drop(reservation);
                 Ok(describe(&volume, config))
             }
+            Err(error) if !error.is_definite() => Err(error.into()),
             Err(error) => {
                 // Should this fail too, the next start removes it: nobody has been told of the volume.
                 let _ = self.blocking(move |inner| Ok(inner.backings.discard(id)?)).await;
@@ -139,7 +150,10 @@ impl csi::CreateDeleteVolume for HostPath {
     }
 
     async fn delete_volume(&self, request: proto::DeleteVolumeRequest) -> Result<(), Error> {
-        let Some(volume) = self.find(&request.volume_id) else { return Ok(()) };
+        if self.find(&request.volume_id).is_none() {
+            return Ok(());
+        }
+        let (_hold, volume) = self.hold(&request.volume_id)?;
         if let Some(reason) = volume.in_use() {
             return Err(Error::failed_precondition(format!("volume {} is in use: {reason}", volume.id)));
         }
@@ -153,7 +167,9 @@ impl csi::CreateDeleteVolume for HostPath {
         })
         .await?;
         if let Err(error) = self.0.store.remove(id).await {
-            let _ = self.blocking(move |inner| Ok(inner.backings.restore(id)?)).await;
+            if error.is_definite() {
+                let _ = self.blocking(move |inner| Ok(inner.backings.restore(id)?)).await;
+            }
             return Err(error.into());
         }
         if let Err(error) = self.blocking(move |inner| Ok(inner.backings.destroy(id)?)).await {
@@ -239,7 +255,7 @@ impl csi::PublishVolume for HostPath {
         &self,
         request: proto::ControllerPublishVolumeRequest,
     ) -> Result<HashMap<String, String>, Error> {
-        let volume = self.volume(&request.volume_id)?;
+        let (_hold, volume) = self.hold(&request.volume_id)?;
         let config = &self.0.config;
         if request.node_id != config.node_id {
             return Err(Error::not_found(format!(
@@ -275,10 +291,13 @@ impl csi::PublishVolume for HostPath {
     async fn controller_unpublish_volume(&self, request: proto::ControllerUnpublishVolumeRequest) -> Result<(), Error> {
         let config = &self.0.config;
         // A volume that does not exist, and one on a node that does not, is surely not attached.
-        let Some(volume) = self.find(&request.volume_id) else { return Ok(()) };
+        if self.find(&request.volume_id).is_none() {
+            return Ok(());
+        }
         if !request.node_id.is_empty() && request.node_id != config.node_id {
             return Ok(());
         }
+        let (_hold, volume) = self.hold(&request.volume_id)?;
         if volume.attached.is_none() {
             return Ok(());
         }

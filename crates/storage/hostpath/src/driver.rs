@@ -10,7 +10,7 @@ use crate::Error;
 use crate::backing::Backings;
 use crate::kernel::{self, Kernel};
 use crate::options::Config;
-use crate::store::{Durability, Store};
+use crate::store::{Durability, Hold, Store};
 use crate::volume::{Backing, Volume, VolumeId};
 
 /// The hostpath driver. A handle: clones are the same driver.
@@ -33,7 +33,12 @@ impl HostPath {
     /// Opens the state directory and puts right what an earlier run left unfinished.
     pub(crate) async fn open(mut config: Config) -> Result<Self, Error> {
         let inner = tokio::task::spawn_blocking(move || {
-            fs_err::create_dir_all(&config.state_dir)?;
+            if !config.state_dir.exists() {
+                fs_err::create_dir_all(&config.state_dir)?;
+                // Directory volumes are open to all, for pods of any user; who is not in a pod has no business there.
+                let private = std::os::unix::fs::PermissionsExt::from_mode(0o750);
+                fs_err::set_permissions(&config.state_dir, private)?;
+            }
             // The kernel shows the files behind loop devices by their full path.
             config.state_dir = fs_err::canonicalize(&config.state_dir)?;
             refuse_foreign_state(&config.state_dir)?;
@@ -88,6 +93,16 @@ impl HostPath {
         self.find(id).ok_or_else(|| csi::Error::not_found(format!("volume {id:?} does not exist")))
     }
 
+    /// The volume with this id for a call that changes it, and no other call until the hold is dropped.
+    pub(crate) fn hold(&self, id: &str) -> Result<(Hold, Arc<Volume>), csi::Error> {
+        let known = self.volume(id)?.id;
+        let hold = self.0.store.hold(known).ok_or_else(|| {
+            csi::Error::aborted(format!("another call is changing volume {id} at this moment: try again later"))
+        })?;
+        // Looked up again: what was there before may have been changed, or deleted, until the hold began.
+        Ok((hold, self.volume(id)?))
+    }
+
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Volume>> {
         self.0.store.get(id.parse::<VolumeId>().ok()?)
     }
@@ -119,8 +134,12 @@ impl Inner {
     /// The record without the mounts that are gone; nothing if all are there. Reattaches the loop device of a staged block
     /// volume, which may have been the step at which the driver was stopped.
     fn still_there(&self, volume: &Volume) -> Result<Option<Volume>, Error> {
-        let Some(staged) = &volume.staged else { return Ok(None) };
         let mut changed = volume.clone();
+        if !self.config.attach {
+            // Left from a run with --enable-attach. Nobody could detach it, and so nobody could delete it.
+            changed.attached = None;
+        }
+        let Some(staged) = &volume.staged else { return Ok((changed != *volume).then_some(changed)) };
         if staged.boot != self.boot {
             info!(volume = %volume.id, "the volume was staged before the machine started anew; it has to be staged again");
             changed.staged = None;
@@ -129,8 +148,8 @@ impl Inner {
         }
         let source = self.backings.path(volume.id);
         if !source.exists() {
-            // Reported by the sweep. The mounts may still be there, so the record stays.
-            return Ok(None);
+            // Reported by the sweep. The mounts may still be there, so the record of them stays.
+            return Ok((changed != *volume).then_some(changed));
         }
         if volume.backing == Backing::Image {
             self.kernel.device(volume.id, &source, false)?;

@@ -62,6 +62,14 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The state file could not be made durable: the change may or may not be on disk.
+    #[error("sync state file {}", path.display())]
+    Unsynced {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// An earlier write may or may not have reached the disk. Only a restart, which reads the file anew, can tell.
     #[error(
         "state file {} could not be made durable earlier: restart the driver to read back what is on disk",
@@ -107,6 +115,14 @@ pub enum Error {
     Closing,
 }
 
+impl Error {
+    /// Whether a change of the state that failed with this error was surely not made, so that what went before it can be
+    /// undone. Otherwise the next start has to look.
+    pub(crate) fn is_definite(&self) -> bool {
+        !matches!(self, Self::Unsynced { .. } | Self::Closing)
+    }
+}
+
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         Self::File(error)
@@ -120,6 +136,7 @@ impl From<Error> for csi::Error {
         let message = error.to_string();
         match error {
             Error::NotBlank { .. } => Self::failed_precondition(message),
+            Error::Unsynced { source, .. } => Self::unavailable(message).with_source(source),
             Error::Closing | Error::Poisoned { .. } => Self::unavailable(message),
             Error::File(source) | Error::Write { source, .. } if is_full(&source) => {
                 Self::resource_exhausted("the file system of the state directory is full").with_source(source)

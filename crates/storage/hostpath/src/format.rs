@@ -119,8 +119,8 @@ pub(crate) fn ensure(image: &Path, fs_type: &str) -> Result<(), Error> {
     if fs_type == "xfs" {
         command.args(["-q", "-f"]);
     } else {
-        // No blocks kept for root: the whole size is the workload's. The image is sparse, hence all zeros.
-        command.args(["-q", "-F", "-m", "0", "-E", "nodiscard,assume_storage_prezeroed=1"]);
+        // No blocks kept for root: the whole size is the workload's.
+        command.args(["-q", "-F", "-m", "0"]);
     }
     command.arg("--").arg(image).stdin(Stdio::from(file.into_file())).env("LC_ALL", "C");
     let output = command.output().map_err(|error| {

@@ -165,9 +165,14 @@ impl Journal {
             }
             Err(source) => {
                 self.poisoned = true;
-                Err(Error::Write { path: self.path.clone(), source })
+                Err(Error::Unsynced { path: self.path.clone(), source })
             }
         }
+    }
+
+    /// Whether the journal takes no more changes.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.poisoned
     }
 
     /// Whether most lines tell of changes that later ones made void.

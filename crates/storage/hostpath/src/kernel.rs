@@ -84,12 +84,12 @@ impl Kernel {
         let known = self.known().get(&(id, read_only)).copied();
         if let Some(device) = known
             && device.backing_file()?.as_deref() == Some(image)
-            && device.is_read_only()? == read_only
+            && is_usable(device, read_only)?
         {
             return Ok(Some(device));
         }
         for device in loopdev::find(image)? {
-            if device.is_read_only()? == read_only {
+            if is_usable(device, read_only)? {
                 self.known().insert((id, read_only), device);
                 return Ok(Some(device));
             }
@@ -172,17 +172,8 @@ impl Kernel {
 
     /// Makes an empty directory or file to mount on. One that is there is taken if it is of the right kind.
     pub(crate) fn make_target(&self, target: &Path, block: bool) -> Result<(), csi::Error> {
-        match fs_err::symlink_metadata(target) {
-            Ok(metadata) if metadata.is_symlink() || metadata.is_dir() == block => {
-                let wanted = if block { "a file" } else { "a directory" };
-                return Err(csi::Error::failed_precondition(format!(
-                    "{} exists and is not {wanted}",
-                    target.display()
-                )));
-            }
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::from(error).into()),
+        if check_target(target, block)? {
+            return Ok(());
         }
         self.fault.effect("make the target").map_err(Error::from)?;
         let made = if block {
@@ -227,6 +218,25 @@ impl Kernel {
             _ => Error::from(error).into(),
         })
     }
+}
+
+/// Whether there is something to mount on already. What is of the wrong kind is refused, and so are symbolic links, which
+/// would lead the mount elsewhere.
+pub(crate) fn check_target(target: &Path, block: bool) -> Result<bool, csi::Error> {
+    match fs_err::symlink_metadata(target) {
+        Ok(metadata) if metadata.is_symlink() || metadata.is_dir() == block => {
+            let wanted = if block { "a file" } else { "a directory" };
+            Err(csi::Error::failed_precondition(format!("{} exists and is not {wanted}", target.display())))
+        }
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::from(error).into()),
+    }
+}
+
+/// The driver's devices do not clear themselves. One that does has been freed, and only waits for its last user.
+fn is_usable(device: LoopDevice, read_only: bool) -> Result<bool, Error> {
+    Ok(device.is_read_only()? == read_only && !device.is_autoclear()?)
 }
 
 /// What a path shows at present, if it shows the volume.
@@ -280,7 +290,9 @@ fn metadata(path: &Path) -> Result<Option<std::fs::Metadata>, Error> {
 
 /// A path from a request, if the driver may mount there: absolute, without `..`, not the root, and outside of the state
 /// directory.
-pub(crate) fn usable(path: &str, field: &str, state_dir: &Path) -> Result<PathBuf, csi::Error> {
+///
+/// The answer is the path in its shortest form, without doubled or trailing slashes.
+pub(crate) fn usable(path: &str, field: &str, state_dir: &Path) -> Result<String, csi::Error> {
     let refuse = |problem: &str| Err(csi::Error::invalid_argument(format!("{field} {path:?} {problem}")));
     let given = Path::new(path);
     if !given.is_absolute() {
@@ -298,7 +310,8 @@ pub(crate) fn usable(path: &str, field: &str, state_dir: &Path) -> Result<PathBu
     if given.starts_with(state_dir) || state_dir.starts_with(given) {
         return refuse("is in, or above, the driver's state directory");
     }
-    Ok(given.to_owned())
+    let shortest: PathBuf = given.components().collect();
+    Ok(shortest.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]
@@ -323,7 +336,7 @@ mod tests {
     fn paths_that_must_not_be_mounted_on() {
         let state = Path::new("/var/lib/state");
         assert!(usable("/var/lib/kubelet/pods/1/mount", "target_path", state).is_ok());
-        assert!(usable("/var/lib/state-2", "target_path", state).is_ok());
+        assert_eq!(usable("/var//lib/./state-2/", "target_path", state).unwrap(), "/var/lib/state-2");
         for path in [
             "",
             "relative",

@@ -12,7 +12,7 @@
 //! | mount | `file` | a sparse file of the whole size | a file system (`fs_type`: ext2, ext3, ext4 (default) or xfs) on a loop device; the size is enforced |
 //! | block | (none), `file` | a sparse file of the whole size | a loop device |
 //!
-//! Image files are multiples of 1 MiB, those with a file system have at least 16 MiB. A volume whose size is left open gets
+//! Image files are multiples of 1 MiB, those with a file system have at least 16 MiB (xfs: 300 MiB). A volume whose size is left open gets
 //! 1 GiB, or what the request's limit allows. `kind` is the other parameter with a meaning: it picks a capacity pool
 //! (`--capacity`). Further parameters are kept, and handed out as the volume's context.
 //!

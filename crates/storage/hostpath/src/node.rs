@@ -59,8 +59,8 @@ fn own_filesystem(volume: &Volume) -> bool {
 }
 
 impl HostPath {
-    fn path(&self, path: &str, field: &str) -> Result<(), Error> {
-        kernel::usable(path, field, &self.0.config.state_dir).map(drop)
+    fn path(&self, path: &str, field: &str) -> Result<String, Error> {
+        kernel::usable(path, field, &self.0.config.state_dir)
     }
 
     fn demand_attached(&self, volume: &Volume) -> Result<(), Error> {
@@ -179,9 +179,8 @@ impl csi::Node for HostPath {
                 "inline ephemeral volumes are not supported by this version of the driver",
             ));
         }
-        let volume = self.volume(&request.volume_id)?;
-        let target = request.target_path;
-        self.path(&target, "target_path")?;
+        let (_hold, volume) = self.hold(&request.volume_id)?;
+        let target = self.path(&request.target_path, "target_path")?;
         let capability = provision::capability(request.volume_capability.as_ref())?;
         provision::serves(&volume, &capability).map_err(Error::invalid_argument)?;
         // Checked before anything is recorded.
@@ -223,9 +222,13 @@ impl csi::Node for HostPath {
                 return self.blocking(move |inner| inner.publish(&volume, &staged, &inner_target, &wanted)).await;
             }
             Publication::New => {
-                // What is mounted at an unrecorded target is somebody else's, and would be unmounted with the volume.
-                let path = target.clone();
-                self.blocking(move |_| refuse_mounted(&path)).await?;
+                // What is at an unrecorded target is somebody else's, and would go with the volume.
+                let (path, block) = (target.clone(), volume.backing == Backing::Image);
+                self.blocking(move |_| {
+                    refuse_mounted(&path)?;
+                    kernel::check_target(Path::new(&path), block).map(drop)
+                })
+                .await?;
                 let mut changed = Volume::clone(&volume);
                 changed.published.insert(target.clone(), wanted.clone());
                 self.put(changed).await?
@@ -234,10 +237,9 @@ impl csi::Node for HostPath {
         let (made, path) = (Arc::clone(&volume), target.clone());
         let result = self
             .blocking(move |inner| {
-                inner
+                Ok(inner
                     .publish(&made, &staged, &path, &wanted)
-                    .map_err(|error| (inner.unpublish(&path).is_ok(), error))
-                    .map_or_else(|(undone, error)| Ok(Err((undone, error))), |()| Ok(Ok(())))
+                    .map_err(|error| (inner.unpublish(&path).is_ok(), error)))
             })
             .await?;
         match result {
@@ -254,9 +256,8 @@ impl csi::Node for HostPath {
     }
 
     async fn node_unpublish_volume(&self, request: proto::NodeUnpublishVolumeRequest) -> Result<(), Error> {
-        let volume = self.volume(&request.volume_id)?;
-        let target = request.target_path;
-        self.path(&target, "target_path")?;
+        let (_hold, volume) = self.hold(&request.volume_id)?;
+        let target = self.path(&request.target_path, "target_path")?;
         let path = target.clone();
         let recorded = volume.published.contains_key(&target);
         self.blocking(move |inner| {
@@ -288,9 +289,8 @@ fn refuse_mounted(target: &str) -> Result<(), Error> {
 #[async_trait]
 impl csi::StageVolume for HostPath {
     async fn node_stage_volume(&self, request: proto::NodeStageVolumeRequest) -> Result<(), Error> {
-        let volume = self.volume(&request.volume_id)?;
-        let path = request.staging_target_path;
-        self.path(&path, "staging_target_path")?;
+        let (_hold, volume) = self.hold(&request.volume_id)?;
+        let path = self.path(&request.staging_target_path, "staging_target_path")?;
         let capability = provision::capability(request.volume_capability.as_ref())?;
         provision::serves(&volume, &capability).map_err(Error::failed_precondition)?;
         mount_options(&capability.mount_flags, own_filesystem(&volume))?;
@@ -336,7 +336,7 @@ impl csi::StageVolume for HostPath {
     }
 
     async fn node_unstage_volume(&self, request: proto::NodeUnstageVolumeRequest) -> Result<(), Error> {
-        let volume = self.volume(&request.volume_id)?;
+        let (_hold, volume) = self.hold(&request.volume_id)?;
         let Some(staged) = volume.staged.clone() else { return Ok(()) };
         if Path::new(&staged.path) != Path::new(&request.staging_target_path) {
             return Ok(());

@@ -12,8 +12,10 @@ use crate::volume::{Access, Backing, Capability, Volume};
 const DEFAULT_SIZE: u64 = 1 << 30;
 /// Image files are multiples of this, so that every block size divides them.
 pub(crate) const UNIT: u64 = 1 << 20;
-/// The smallest ext4 that is of any use, and what `mkfs.ext4` makes without complaint.
-const MIN_FILESYSTEM: u64 = 16 << 20;
+/// The smallest ext4 with a journal that is of any use.
+const MIN_EXT: u64 = 16 << 20;
+/// The smallest that `mkfs.xfs` makes.
+const MIN_XFS: u64 = 300 << 20;
 /// Key of the only topology segment.
 pub(crate) const TOPOLOGY_KEY: &str = "topology.hostpath.csi/node";
 /// File systems that `backing: file` offers.
@@ -93,10 +95,11 @@ pub(crate) fn plan(request: &proto::CreateVolumeRequest, max_volume_size: u64) -
     }
     let (access, fs_type) = access(&request.volume_capabilities)?;
     let backing = backing(access, fs_type, request.parameters.get("backing").map(String::as_str))?;
-    let (unit, min) = match backing {
+    let (unit, min) = match &backing {
         Backing::Directory => (1, 0),
         Backing::Image => (UNIT, UNIT),
-        Backing::Filesystem { .. } => (UNIT, MIN_FILESYSTEM),
+        Backing::Filesystem { fs_type, .. } if fs_type == "xfs" => (UNIT, MIN_XFS),
+        Backing::Filesystem { .. } => (UNIT, MIN_EXT),
     };
     let capacity = size(request.capacity_range.as_ref(), unit, min, max_volume_size)?;
     let kind = request.parameters.get("kind").filter(|kind| !kind.is_empty()).cloned();
@@ -353,7 +356,7 @@ mod tests {
         assert_eq!(size(block(), &[], (0, 5)), Err(11));
         assert_eq!(size(mount(""), &[], (i64::MAX, 0)), Err(11));
         assert_eq!(size(block(), &[], (i64::MAX, 0)), Err(11));
-        assert_eq!(size(mount(""), &[("backing", "file")], (5, 0)), Ok(MIN_FILESYSTEM));
+        assert_eq!(size(mount(""), &[("backing", "file")], (5, 0)), Ok(MIN_EXT));
     }
 
     proptest! {

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
@@ -42,6 +43,8 @@ struct Job {
 pub(crate) struct Store {
     index: Arc<Mutex<Index>>,
     jobs: Option<mpsc::Sender<Job>>,
+    /// Set for good once the journal takes no more changes.
+    failed: Arc<AtomicBool>,
     writer: Option<JoinHandle<()>>,
     /// Holds the lock on the state directory.
     _lock: File,
@@ -57,6 +60,8 @@ struct Index {
     attached: u64,
     /// Names of volumes that are being made.
     pending: HashSet<String>,
+    /// Volumes that a call is changing.
+    held: HashSet<VolumeId>,
 }
 
 impl Index {
@@ -118,6 +123,19 @@ impl Drop for Place {
     }
 }
 
+/// Keeps other calls from changing a volume; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    index: Arc<Mutex<Index>>,
+    id: VolumeId,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        lock(&self.index).held.remove(&self.id);
+    }
+}
+
 /// Why there is no [`Reservation`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Unreserved {
@@ -146,8 +164,10 @@ impl Store {
         }
         let index = Arc::new(Mutex::new(index));
         let (jobs, queue) = mpsc::channel();
+        let failed = Arc::new(AtomicBool::new(false));
         let writer = Writer {
             journal,
+            failed: Arc::clone(&failed),
             queue,
             index: Arc::clone(&index),
             directory: directory.to_owned(),
@@ -156,7 +176,12 @@ impl Store {
         };
         let writer =
             std::thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run()).map_err(Error::File)?;
-        Ok(Self { index, jobs: Some(jobs), writer: Some(writer), _lock: held })
+        Ok(Self { index, jobs: Some(jobs), failed, writer: Some(writer), _lock: held })
+    }
+
+    /// Whether changes can no longer be written, which only a restart mends.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn get(&self, id: VolumeId) -> Option<Arc<Volume>> {
@@ -198,6 +223,13 @@ impl Store {
         index.pending.insert(name.to_owned());
         drop(index);
         Ok(Reservation { index: Arc::clone(&self.index), name: name.to_owned(), pool: kind.to_owned(), bytes })
+    }
+
+    /// Keeps other calls from changing the volume, unless one is doing so already.
+    ///
+    /// The SDK keeps calls of one service apart. Here the controller's and the node's calls change the same record.
+    pub(crate) fn hold(&self, id: VolumeId) -> Option<Hold> {
+        lock(&self.index).held.insert(id).then(|| Hold { index: Arc::clone(&self.index), id })
     }
 
     /// Reserves a place among at most `limit` attached volumes.
@@ -255,6 +287,7 @@ fn take_lock(directory: &Path) -> Result<File, Error> {
 
 struct Writer {
     journal: Journal,
+    failed: Arc<AtomicBool>,
     queue: mpsc::Receiver<Job>,
     index: Arc<Mutex<Index>>,
     directory: PathBuf,
@@ -288,14 +321,21 @@ impl Writer {
             Err(error) => {
                 let path = self.directory.join(crate::journal::FILE);
                 tracing::error!(path = %path.display(), error = %describe(&error), "cannot write volume state");
-                let kind = match &error {
-                    Error::Write { source, .. } | Error::File(source) => source.kind(),
-                    _ => std::io::ErrorKind::Other,
-                };
                 let text = describe(&error);
+                if self.journal.is_poisoned() {
+                    self.failed.store(true, Ordering::Relaxed);
+                }
                 for job in group {
-                    let source = std::io::Error::new(kind, text.clone());
-                    let _ = job.done.send(Err(Error::Write { path: path.clone(), source }));
+                    let path = path.clone();
+                    let again = |source: &std::io::Error| std::io::Error::new(source.kind(), text.clone());
+                    let copy = match &error {
+                        Error::Unsynced { source, .. } => Error::Unsynced { path, source: again(source) },
+                        Error::Write { source, .. } | Error::File(source) => {
+                            Error::Write { path, source: again(source) }
+                        }
+                        _ => Error::Poisoned { path },
+                    };
+                    let _ = job.done.send(Err(copy));
                 }
             }
         }
@@ -402,6 +442,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_volume_is_held_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let id = VolumeId::random();
+        let hold = store.hold(id).unwrap();
+        assert!(store.hold(id).is_none());
+        assert!(store.hold(VolumeId::random()).is_some());
+        drop(hold);
+        assert!(store.hold(id).is_some());
+    }
+
+    #[tokio::test]
     async fn pages_follow_the_ids() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
@@ -443,5 +495,20 @@ mod tests {
         assert_eq!(store.used(""), 0);
         drop(store);
         assert_eq!(open(dir.path()).by_name("a"), None);
+    }
+
+    #[tokio::test]
+    async fn after_a_failed_sync_only_a_restart_helps() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path());
+        let store = Store::open(dir.path(), Fault::after(2)).unwrap();
+        let error = store.put(plain("a"), Durability::Power).await.unwrap_err();
+        assert!(matches!(error, Error::Unsynced { .. }) && !error.is_definite(), "{error}");
+        assert!(store.has_failed());
+        assert_eq!(store.by_name("a"), None, "nobody is told of what may not last");
+        assert!(store.put(plain("b"), Durability::Process).await.is_err());
+        drop(store);
+        let store = open(dir.path());
+        assert!(!store.has_failed() && store.by_name("a").is_some());
     }
 }

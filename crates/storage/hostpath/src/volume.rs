@@ -170,11 +170,6 @@ impl Volume {
         }
     }
 
-    /// Whether the node uses the volume in any way.
-    pub(crate) fn on_node(&self) -> bool {
-        self.attached.is_some() || self.staged.is_some() || !self.published.is_empty()
-    }
-
     /// Whether `path` is where the node has the volume.
     pub(crate) fn is_at(&self, path: &str) -> bool {
         let same = |known: &str| Path::new(known) == Path::new(path);

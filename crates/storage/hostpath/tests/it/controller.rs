@@ -149,3 +149,45 @@ async fn capabilities_are_confirmed_or_explained() {
     driver.stop().await;
     place.assert_clean();
 }
+
+#[tokio::test]
+async fn attachments_end_with_attaching() {
+    let place = Place::new();
+    let driver = Driver::start(place.dir.path(), &["--enable-attach"]).await;
+    let id = driver.create(creation("a", mount(Mode::SingleNodeWriter), MI)).await.unwrap().volume_id;
+    driver.attach(&id, "node-1", false).await.unwrap();
+    driver.stop().await;
+    let driver = Driver::start(place.dir.path(), &[]).await;
+    refused(driver.detach(&id, "node-1").await, Code::Unimplemented, "ControllerUnpublishVolume");
+    driver.delete(&id).await.unwrap();
+    driver.stop().await;
+    place.assert_clean();
+}
+
+#[tokio::test]
+async fn a_state_directory_has_one_driver_and_only_whole_records() {
+    let place = Place::new();
+    let driver = Driver::start(place.dir.path(), &[]).await;
+    let volume = driver.create(creation("a", mount(Mode::SingleNodeWriter), MI)).await.unwrap();
+    let error = start_error(&place, &[]).await;
+    assert!(error.contains("in use by another driver"), "{error}");
+    driver.stop().await;
+    let journal = place.state("volumes.journal");
+    let whole = fs_err::read(&journal).unwrap();
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 1;
+    // A later record, written when the damaged one had long been on disk.
+    let driver = Driver::start(place.dir.path(), &[]).await;
+    driver.create(creation("b", mount(Mode::SingleNodeWriter), MI)).await.unwrap();
+    driver.stop().await;
+    let rest = fs_err::read(&journal).unwrap()[whole.len()..].to_vec();
+    damaged.extend(&rest);
+    fs_err::write(&journal, &damaged).unwrap();
+    let error = start_error(&place, &[]).await;
+    assert!(error.contains("volumes.journal") && error.contains("byte "), "{error}");
+    assert!(place.state(&volume.volume_id).exists());
+    fs_err::write(&journal, [whole, rest].concat()).unwrap();
+    let driver = Driver::start(place.dir.path(), &[]).await;
+    assert_eq!(driver.page(0, "").await.unwrap().entries.len(), 2);
+    driver.stop().await;
+}

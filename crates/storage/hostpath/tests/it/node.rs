@@ -88,6 +88,8 @@ async fn a_block_volume_is_a_device_also_read_only() {
 
     let target = PathBuf::from(place.pod("device"));
     assert!(fs_err::metadata(&target).unwrap().file_type().is_block_device());
+    let entries = driver.page(0, "").await.unwrap().entries;
+    assert_eq!(entries[0].status.clone().unwrap_or_default().published_node_ids, [""; 0], "there is no attaching");
     let mut device = fs_err::OpenOptions::new().read(true).write(true).open(&target).unwrap();
     assert_eq!(device.seek(SeekFrom::End(0)).unwrap(), 4 << 20);
     device.seek(SeekFrom::Start(MI.unsigned_abs())).unwrap();
@@ -258,6 +260,10 @@ async fn what_others_mounted_or_wrote_is_left_alone() {
     refused(driver.unpublish(&id, &place, "foreign").await, Code::FailedPrecondition, "has content");
     assert!(foreign.join("file").exists());
     fs_err::remove_file(foreign.join("file")).unwrap();
+    fs_err::write(place.pod("file"), "").unwrap();
+    let onto_file = publication(&id, &place, "file", capability.clone());
+    refused(driver.publish(onto_file).await, Code::FailedPrecondition, "not a directory");
+    fs_err::remove_file(place.pod("file")).unwrap();
     // As a kubelet does after a reboot: there is a directory, and no mount.
     driver.unpublish(&id, &place, "foreign").await.unwrap();
     assert!(!foreign.exists());

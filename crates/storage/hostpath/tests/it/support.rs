@@ -29,18 +29,30 @@ pub(crate) struct Driver {
     task: JoinHandle<Result<(), Error>>,
 }
 
+/// The options of a driver at `place`, and its endpoint.
+fn options(place: &Path, socket: &str, flags: &[&str]) -> (Options, String) {
+    let endpoint = format!("unix://{}", place.join(socket).display());
+    let fixed = [
+        "driver".to_owned(),
+        "--nodeid=node-1".to_owned(),
+        format!("--endpoint={endpoint}"),
+        format!("--statedir={}", place.join("state").display()),
+    ];
+    let arguments = fixed.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned()));
+    (Program::parse_from(arguments).options, endpoint)
+}
+
+/// Why a driver does not start.
+pub(crate) async fn start_error(place: &Place, flags: &[&str]) -> String {
+    let (options, _) = options(place.dir.path(), "other.sock", flags);
+    outrigger_hostpath::run(options, Shutdown::new()).await.unwrap_err().to_string()
+}
+
 impl Driver {
     pub(crate) async fn start(place: &Path, flags: &[&str]) -> Self {
-        let endpoint = format!("unix://{}", place.join("csi.sock").display());
-        let fixed = [
-            "driver".to_owned(),
-            "--nodeid=node-1".to_owned(),
-            format!("--endpoint={endpoint}"),
-            format!("--statedir={}", place.join("state").display()),
-        ];
-        let arguments = fixed.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned()));
+        let (options, endpoint) = options(place, "csi.sock", flags);
         let shutdown = Shutdown::new();
-        let task = tokio::spawn(outrigger_hostpath::run(Program::parse_from(arguments).options, shutdown.clone()));
+        let task = tokio::spawn(outrigger_hostpath::run(options, shutdown.clone()));
         let client = Client::connect(&endpoint.parse().unwrap(), DEADLINE).await.unwrap();
         client.wait_ready().await.unwrap();
         Self { client, shutdown, task }
