@@ -11,6 +11,7 @@ use crate::api::Api;
 use crate::auth::User;
 use crate::delete::DeleteOptions;
 use crate::kinds::{KindInfo, Resource};
+use crate::ownership::Ownership;
 use crate::patch::Patch;
 use crate::request::{ListOptions, WriteOptions};
 use crate::status::ApiError;
@@ -103,12 +104,12 @@ impl Client {
     /// Creates an object.
     pub async fn create(&self, resource: &Resource, namespace: &str, object: Value, options: &WriteOptions) -> Result<Value, ApiError> {
         let target = self.target(resource, namespace, "")?;
-        self.finish(self.api.create(self.actor(), &target, object, options)?).await
+        self.finish(self.api.create(self.actor(), &target, object, options, Ownership::Open)?).await
     }
 
     pub(crate) fn create_now(&self, resource: &Resource, namespace: &str, object: Value, options: &WriteOptions) -> Result<(), ApiError> {
         let target = self.target(resource, namespace, "")?;
-        self.api.create(self.actor(), &target, object, options).map(|_| ())
+        self.api.create(self.actor(), &target, object, options, Ownership::Open).map(|_| ())
     }
 
     /// Replaces an object by its new state, which names it.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::api::Api;
 use crate::delete::DeleteOptions;
 use crate::kinds::{Custom, Generation, HookContext, KindInfo, Rules, Subresource, SubresourceKind, Verbs};
+use crate::ownership::Ownership;
 use crate::object::{self, at, fields, meta, section, text};
 use crate::scale::simple_path;
 use crate::status::ApiError;
@@ -348,7 +349,7 @@ impl Api {
     }
 
     fn release_definition(&self, actor: Actor<'_>, target: &Target) -> Result<(), ApiError> {
-        let released = self.modify(actor, target, Part::Main, &crate::request::WriteOptions::default(), |current| {
+        let released = self.modify(actor, target, Part::Main, &crate::request::WriteOptions::default(), Ownership::Open, |current| {
             let mut wanted = current.clone();
             object::remove_finalizer(&mut wanted, CLEANUP);
             Ok(wanted)

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::api::Api;
 use crate::negotiate;
 use crate::object::{meta, metadata};
-use crate::ownership;
+use crate::ownership::{self, Ownership};
 use crate::request::WriteOptions;
 use crate::status::ApiError;
 use crate::write::{Actor, Part, Target, Written};
@@ -79,7 +79,7 @@ impl Api {
         if let Patch::Apply(applied) = patch {
             return self.apply(actor, target, part, applied, options);
         }
-        self.modify(actor, target, part, options, |current| {
+        self.modify(actor, target, part, options, Ownership::Open, |current| {
             let mut wanted = self.patched(target, current, patch)?;
             // A patch that takes the resourceVersion away does not ask for a certain one.
             if meta(&wanted, "resourceVersion").is_empty() {
@@ -145,13 +145,13 @@ impl Api {
                 return Err(target.not_found());
             }
             let created = ownership::apply(self, target, None, &applied, options, part, self.now())?;
-            match self.create(actor, target, created, options) {
+            match self.create(actor, target, created, options, Ownership::Recorded) {
                 // Somebody else was faster: merge with what they made.
                 Err(error) if error.reason == "AlreadyExists" => {}
                 other => return other,
             }
         }
-        self.modify(actor, target, part, options, |current| {
+        self.modify(actor, target, part, options, Ownership::Recorded, |current| {
             let mut wanted = ownership::apply(self, target, Some(current), &applied, options, part, self.now())?;
             for field in ["uid", "resourceVersion"] {
                 let value = Some(meta(&applied, field)).filter(|value| !value.is_empty()).unwrap_or(meta(current, field)).to_owned();

@@ -17,6 +17,7 @@ use crate::discovery;
 use crate::kinds::{KindInfo, Subresource, SubresourceKind, Verbs};
 use crate::negotiate::{self, Encoding, Form, Shape, negotiate};
 use crate::openapi::Tagged;
+use crate::ownership::Ownership;
 use crate::patch::Patch;
 use crate::present::{Lines, yaml};
 use crate::request::{ListOptions, ObjectRoute, Query, Route, Verb, WriteOptions};
@@ -285,7 +286,7 @@ impl Call<'_> {
                 let options = WriteOptions::parse(self.query, false)?;
                 let form = negotiate(self.headers, false)?;
                 let body = negotiate::decode(self.headers, self.body)?;
-                self.written(&target, form, self.api.create(actor, &target, body, &options)?).await
+                self.written(&target, form, self.api.create(actor, &target, body, &options, Ownership::Open)?).await
             }
             Verb::Update => {
                 let options = WriteOptions::parse(self.query, false)?;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::api::Api;
 use crate::auth::{Bound, ISSUER, TokenSubject};
 use crate::delete::DeleteOptions;
+use crate::ownership::Ownership;
 use crate::object::{self, at, fields, meta, metadata, section, text};
 use crate::patch::{Patch, patch_error};
 use crate::request::{Query, WriteOptions};
@@ -89,7 +90,7 @@ impl Api {
         options: &WriteOptions,
         mut change: impl FnMut(&Value) -> Result<Value, ApiError>,
     ) -> Result<Value, ApiError> {
-        let written = self.modify(actor, target, Part::Main, options, |current| {
+        let written = self.modify(actor, target, Part::Main, options, Ownership::Open, |current| {
             let present = scale_of(current, paths);
             let wanted = change(&present)?;
             let invalid = |field: &str, message: String| {
@@ -139,7 +140,7 @@ impl Api {
         let pods = registry.resource("", "v1", "pods").ok_or_else(ApiError::no_resource)?;
         let pod = Target { kind: std::sync::Arc::clone(pods), namespace: target.namespace.clone(), name };
         let now = object::time(self.now());
-        self.modify(actor, &pod, Part::Pointer("/spec/nodeName"), &WriteOptions::default(), |current| {
+        self.modify(actor, &pod, Part::Pointer("/spec/nodeName"), &WriteOptions::default(), Ownership::Open, |current| {
             let uid = meta(body, "uid");
             if !uid.is_empty() && uid != meta(current, "uid") {
                 return Err(pod.conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta(current, "uid"))));
@@ -156,7 +157,7 @@ impl Api {
             Ok(wanted)
         })?;
         // The condition is part of the status, hence a write of its own.
-        self.modify(actor, &pod, Part::Status, &WriteOptions::default(), |current| {
+        self.modify(actor, &pod, Part::Status, &WriteOptions::default(), Ownership::Open, |current| {
             let mut wanted = current.clone();
             let conditions = section(&mut wanted, "status").entry("conditions").or_insert_with(|| json!([]));
             if let Some(list) = conditions.as_array_mut() {

@@ -19,7 +19,7 @@ use crate::auth::User;
 use crate::convert;
 use crate::kinds::{Generation, HookContext, KindInfo};
 use crate::object::{self, Sealed, fields, meta, metadata};
-use crate::ownership;
+use crate::ownership::{self, Ownership};
 use crate::request::{FieldValidation, WriteOptions};
 use crate::status::ApiError;
 use crate::validate;
@@ -76,7 +76,8 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    fn subresource(self) -> &'static str {
+    /// Name of the subresource, empty for the object itself.
+    pub(crate) fn subresource(self) -> &'static str {
         match self {
             Self::Main => "",
             Self::Status => "status",
@@ -110,6 +111,7 @@ impl Api {
         target: &Target,
         body: Value,
         options: &WriteOptions,
+        ownership: Ownership,
     ) -> Result<Written, ApiError> {
         let kind = &target.kind;
         let mut warnings = Vec::new();
@@ -143,7 +145,7 @@ impl Api {
                 metadata(&mut candidate).insert("name".to_owned(), Value::String(name));
             }
             warnings.clear();
-            match self.create_named(actor, target, candidate, options, &mut warnings) {
+            match self.create_named(actor, target, candidate, options, ownership, &mut warnings) {
                 Err(error) if error.reason == "AlreadyExists" && attempt < attempts => {}
                 other => {
                     return other.map(|(bytes, revision)| Written { bytes, revision, created: true, warnings });
@@ -159,6 +161,7 @@ impl Api {
         target: &Target,
         mut object: Value,
         options: &WriteOptions,
+        ownership: Ownership,
         warnings: &mut Vec<String>,
     ) -> Result<(Bytes, Revision), ApiError> {
         let kind = &target.kind;
@@ -189,7 +192,9 @@ impl Api {
             object::add_finalizer(&mut object, finalizer);
         }
         admit::create(self, &target, &mut object, options.dry_run)?;
-        ownership::update(self, kind, None, &mut object, actor, options, "", now);
+        if ownership == Ownership::Open {
+            ownership::update(self, kind, None, &mut object, actor, options, Part::Main, now);
+        }
         validate::object(self, kind, &target, &object, None)?;
 
         let response = self.store_new(&target, object, options.dry_run)?;
@@ -243,13 +248,13 @@ impl Api {
         let unconditional = meta(&body, "resourceVersion").is_empty();
         if self.store().get(&target.key()).is_none() && kind.rules.create_on_update && part == Part::Main {
             if unconditional {
-                return self.create(actor, target, body, options);
+                return self.create(actor, target, body, options, Ownership::Open);
             }
             return Err(target.conflict("StorageError: invalid object, Code: 4, the object has been deleted"));
         }
         let mut warnings = Vec::new();
         self.check_fields(kind, &mut body, options.field_validation, &mut warnings)?;
-        let mut written = self.modify(actor, target, part, options, |current| {
+        let mut written = self.modify(actor, target, part, options, Ownership::Open, |current| {
             let mut wanted = body.clone();
             if unconditional {
                 if !kind.rules.unconditional_update {
@@ -278,6 +283,7 @@ impl Api {
         target: &Target,
         part: Part,
         options: &WriteOptions,
+        ownership: Ownership,
         mut change: impl FnMut(&Value) -> Result<Value, ApiError>,
     ) -> Result<Written, ApiError> {
         let kind = &target.kind;
@@ -287,7 +293,7 @@ impl Api {
             let current = self.parse(kind, &version)?;
             let mut wanted = change(&current)?;
             let mut warnings = Vec::new();
-            self.settle(actor, target, part, options, &current, &mut wanted, &mut warnings)?;
+            self.settle(actor, target, part, options, ownership, &current, &mut wanted, &mut warnings)?;
 
             if object::is_terminating(&wanted) && object::finalizers(&wanted).is_empty() && grace_is_over(&wanted) && !namespace_pending(kind, &wanted) {
                 match self.remove(target, &version, wanted, options.dry_run) {
@@ -336,6 +342,7 @@ impl Api {
         target: &Target,
         part: Part,
         options: &WriteOptions,
+        ownership: Ownership,
         current: &Value,
         wanted: &mut Value,
         warnings: &mut Vec<String>,
@@ -393,7 +400,9 @@ impl Api {
             metadata(wanted).insert("generation".to_owned(), Value::from(generation));
         }
         admit::update(self, target, part, current, wanted)?;
-        ownership::update(self, kind, Some(current), wanted, actor, options, part.subresource(), now);
+        if ownership == Ownership::Open {
+            ownership::update(self, kind, Some(current), wanted, actor, options, part, now);
+        }
         validate::object(self, kind, target, wanted, Some(current))
     }
 
@@ -466,6 +475,14 @@ impl Api {
         level: FieldValidation,
         warnings: &mut Vec<String>,
     ) -> Result<(), ApiError> {
+        // Null means absent, except where the null is the user's own data.
+        if kind.custom.is_some() {
+            if let Some(metadata) = object.get_mut("metadata") {
+                drop_nulls(metadata);
+            }
+        } else if &*kind.plural != "controllerrevisions" {
+            drop_nulls(object);
+        }
         let Some((schema, definitions)) = self.schema(kind) else { return Ok(()) };
         if kind.custom.is_none() {
             outrigger_lab_schema::check_types(schema, definitions, object).map_err(|error| {
@@ -568,6 +585,22 @@ fn seal(object: &mut Value, kind: &KindInfo, name: &str) -> Result<Sealed, ApiEr
         )));
     }
     Ok(sealed)
+}
+
+/// Removes null fields at every depth, except values of a schema that may themselves be null.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|key, value| !value.is_null() || matches!(key.as_str(), "default" | "example"));
+            for (key, value) in map.iter_mut() {
+                if !matches!(key.as_str(), "default" | "example" | "enum") {
+                    drop_nulls(value);
+                }
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
 }
 
 pub(crate) fn metadata_field(value: &Value, field: &str) -> Option<Value> {
