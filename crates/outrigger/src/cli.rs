@@ -11,7 +11,7 @@ use outrigger_daemon::LogFormat;
 #[command(name = "outrigger", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done; 1 it failed, and the error says why; 2 the command line is wrong; \
                         3 the lab is not running; 130 and 143 stopped by SIGINT or SIGTERM a second time.")]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Command,
 
@@ -26,7 +26,7 @@ pub struct Cli {
 
 /// What the command does.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run the embedded control plane: an API server that stock clients take for Kubernetes, with the plugins beside it.
     #[command(subcommand)]
     Lab(LabCommand),
@@ -49,7 +49,7 @@ pub enum Command {
 
 /// Where the lab lives; shared by all its subcommands.
 #[derive(Debug, Clone, Args)]
-pub struct LabDir {
+pub(crate) struct LabDir {
     /// The lab's directory: its state, keys, kubeconfig, logs and volumes
     /// [default: /var/lib/outrigger/lab for root, ~/.local/state/outrigger/lab otherwise].
     #[arg(long = "dir", env = "OUTRIGGER_LAB_DIR", value_name = "DIR")]
@@ -58,7 +58,7 @@ pub struct LabDir {
 
 /// Subcommands of `outrigger lab`.
 #[derive(Debug, Subcommand)]
-pub enum LabCommand {
+pub(crate) enum LabCommand {
     /// Start the lab and return when it is ready; does nothing when it runs already.
     Up(LabUp),
     /// Stop the lab. Nothing of it keeps running, mounted or attached; what it stored stays.
@@ -73,7 +73,7 @@ pub enum LabCommand {
 
 /// How `lab up` starts.
 #[derive(Debug, Clone, Args)]
-pub struct LabUp {
+pub(crate) struct LabUp {
     #[command(flatten)]
     pub dir: LabDir,
     /// Address of the API server: loopback, and a port; port 0 takes a free one.
@@ -96,7 +96,7 @@ pub struct LabUp {
 
 /// What the lab's store promises to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Durability {
+pub(crate) enum Durability {
     /// Nothing survives the process.
     Memory,
     /// Acknowledged writes survive the process.
@@ -107,7 +107,7 @@ pub enum Durability {
 
 /// How `lab down` stops.
 #[derive(Debug, Args)]
-pub struct LabDown {
+pub(crate) struct LabDown {
     #[command(flatten)]
     pub dir: LabDir,
     /// How long to wait for an orderly stop before killing what is left.
@@ -117,7 +117,7 @@ pub struct LabDown {
 
 /// How `lab status` prints.
 #[derive(Debug, Args)]
-pub struct LabStatus {
+pub(crate) struct LabStatus {
     #[command(flatten)]
     pub dir: LabDir,
     /// Print JSON for programs instead of text.
@@ -127,7 +127,7 @@ pub struct LabStatus {
 
 /// How `lab reset` confirms.
 #[derive(Debug, Args)]
-pub struct LabReset {
+pub(crate) struct LabReset {
     #[command(flatten)]
     pub down: LabDown,
     /// Do it: without this, only say what would be deleted.
@@ -137,7 +137,7 @@ pub struct LabReset {
 
 /// Subcommands of `outrigger storage`.
 #[derive(Debug, Subcommand)]
-pub enum StorageCommand {
+pub(crate) enum StorageCommand {
     /// Run the hostpath CSI driver, in place of `hostpathplugin`.
     Driver(Box<outrigger_hostpath::Options>),
     /// Run the controllers of a CSI plugin, in place of its sidecars: the provisioner.
@@ -153,7 +153,7 @@ pub enum StorageCommand {
     outrigger csi create-volume '{\"name\":\"v1\",\"volume_capabilities\":[{\"mount\":{},\"access_mode\":{\"mode\":\"SINGLE_NODE_WRITER\"}}]}'\n  \
     outrigger csi node-publish-volume -f request.json\n\n\
     The names of fields are those of the specification, or their camelCase form.")]
-pub struct CsiArgs {
+pub(crate) struct CsiArgs {
     /// The RPC: `create-volume`, `CreateVolume` or `csi.v1.Controller/CreateVolume`. Without it, all are listed.
     pub rpc: Option<String>,
     /// The request as JSON; `-` reads it from standard input; an empty request when left out.

@@ -21,13 +21,13 @@ use crate::cli::LabDir;
 
 /// The lab's directory tree.
 #[derive(Debug, Clone)]
-pub struct Layout {
+pub(crate) struct Layout {
     root: PathBuf,
 }
 
 impl Layout {
     /// The tree at the place that the command line, the environment or the user's rights choose; an absolute path.
-    pub fn choose(dir: &LabDir) -> Result<Self> {
+    pub(crate) fn choose(dir: &LabDir) -> Result<Self> {
         let root = match &dir.dir {
             Some(dir) if dir.as_os_str().is_empty() => bail!("--dir (or OUTRIGGER_LAB_DIR) is empty; name a directory"),
             Some(dir) => std::path::absolute(dir).with_context(|| format!("cannot resolve {}", dir.display()))?,
@@ -48,32 +48,32 @@ impl Layout {
     }
 
     /// The lab's directory.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
     /// The kubeconfig for the lab's users.
-    pub fn kubeconfig(&self) -> PathBuf {
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.root.join("kubeconfig")
     }
 
     /// The logs' directory.
-    pub fn logs(&self) -> PathBuf {
+    pub(crate) fn logs(&self) -> PathBuf {
         self.root.join("logs")
     }
 
     /// The log of the process called `name`.
-    pub fn log(&self, name: &str) -> PathBuf {
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
         self.logs().join(format!("{name}.log"))
     }
 
     /// The socket of the hostpath driver, at the place that the kubelet's convention gives it.
-    pub fn driver_socket(&self) -> PathBuf {
+    pub(crate) fn driver_socket(&self) -> PathBuf {
         self.root.join("plugins/csi-hostpath/csi.sock")
     }
 
     /// The hostpath driver's state.
-    pub fn driver_state(&self) -> PathBuf {
+    pub(crate) fn driver_state(&self) -> PathBuf {
         self.root.join("csi-data")
     }
 
@@ -82,7 +82,7 @@ impl Layout {
     }
 
     /// Makes the directories, readable by their owner alone: keys and volumes are inside.
-    pub fn create(&self) -> Result<()> {
+    pub(crate) fn create(&self) -> Result<()> {
         use std::os::unix::fs::DirBuilderExt as _;
         let private = |path: &Path| {
             std::fs::DirBuilder::new()
@@ -97,7 +97,7 @@ impl Layout {
     }
 
     /// Leaves word of who runs the lab, so that other commands find it.
-    pub fn write_record(&self, record: &Record) -> Result<()> {
+    pub(crate) fn write_record(&self, record: &Record) -> Result<()> {
         let path = self.record_path();
         let fresh = path.with_extension("json.new");
         fs::write(&fresh, serde_json::to_vec_pretty(record)?)?;
@@ -106,7 +106,7 @@ impl Layout {
     }
 
     /// Takes that word back.
-    pub fn remove_record(&self) -> io::Result<()> {
+    pub(crate) fn remove_record(&self) -> io::Result<()> {
         match fs::remove_file(self.record_path()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
@@ -114,7 +114,7 @@ impl Layout {
     }
 
     /// The lab that runs in this directory, if one does. The record of a lab that was killed counts for nothing.
-    pub fn running(&self) -> Result<Option<Record>> {
+    pub(crate) fn running(&self) -> Result<Option<Record>> {
         let path = self.record_path();
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
@@ -130,7 +130,7 @@ impl Layout {
 /// Who runs the lab.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Record {
+pub(crate) struct Record {
     /// The process of the API server, which also supervises the plugins.
     pub process: ProcessId,
     /// Where the API server listens.
@@ -146,7 +146,7 @@ pub struct Record {
 /// A supervised process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Child {
+pub(crate) struct Child {
     /// Its name, which its log file bears too.
     pub name: String,
     /// The process.
@@ -158,7 +158,7 @@ pub struct Child {
 /// A process, told apart from a later one that got the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ProcessId {
+pub(crate) struct ProcessId {
     /// The process id.
     pub pid: i32,
     /// Start time in clock ticks since boot: field 22 of /proc/PID/stat.
@@ -167,25 +167,25 @@ pub struct ProcessId {
 
 impl ProcessId {
     /// This very process.
-    pub fn current() -> Result<Self> {
+    pub(crate) fn current() -> Result<Self> {
         Self::of(rustix::process::getpid().as_raw_nonzero().get())
     }
 
     /// The process that has this number now.
-    pub fn of(pid: i32) -> Result<Self> {
+    pub(crate) fn of(pid: i32) -> Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let start_ticks = start_ticks(&stat).with_context(|| format!("cannot read /proc/{pid}/stat"))?;
         Ok(Self { pid, start_ticks })
     }
 
     /// True while that process, not another of the same number, runs.
-    pub fn is_alive(self) -> bool {
+    pub(crate) fn is_alive(self) -> bool {
         fs::read_to_string(format!("/proc/{}/stat", self.pid))
             .is_ok_and(|stat| start_ticks(&stat) == Some(self.start_ticks) && state(&stat) != Some('Z'))
     }
 
     /// Sends a signal if that process still runs; true if it did.
-    pub fn signal(self, signal: rustix::process::Signal) -> bool {
+    pub(crate) fn signal(self, signal: rustix::process::Signal) -> bool {
         self.is_alive()
             && rustix::process::Pid::from_raw(self.pid)
                 .is_some_and(|pid| rustix::process::kill_process(pid, signal).is_ok())

@@ -163,8 +163,12 @@ async fn gone(process: ProcessId, patience: Duration) -> bool {
     if !process.is_alive() {
         return true;
     }
-    let Ok(pidfd) = tokio::io::unix::AsyncFd::register_with_interest(pidfd, tokio::io::Interest::READABLE) else { return false };
-    tokio::time::timeout(patience, pidfd.readable()).await.is_ok()
+    let wait = move || {
+        let limit = rustix::event::Timespec::try_from(patience).ok();
+        let mut end = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut end, limit.as_ref()).is_ok_and(|ready| ready > 0)
+    };
+    tokio::task::spawn_blocking(wait).await.unwrap_or(false)
 }
 
 fn status(args: &LabStatus) -> Result<Outcome> {

@@ -44,7 +44,11 @@ pub(crate) async fn run(up: &LabUp, layout: &Layout, shutdown: Shutdown) -> Resu
     };
     layout.write_record(&record)?;
 
-    let controllers = Controllers::start(server.client("system:kube-controller-manager", "outrigger-lab-controllers"), outrigger_lab_controllers::Options::default());
+    let controllers = Controllers::start(
+        server.client("system:kube-controller-manager", "outrigger-lab-controllers"),
+        server.api().store().clone(),
+        outrigger_lab_controllers::Options::new(server.ca_pem()),
+    );
     let mut children = Vec::new();
     let work = async {
         let name = node_name(&rustix::system::uname().nodename().to_string_lossy());

@@ -31,7 +31,7 @@ const WELL: Duration = Duration::from_secs(30);
 
 /// What to run.
 #[derive(Debug, Clone)]
-pub struct Program {
+pub(crate) struct Program {
     /// Name for messages and the log file.
     pub name: &'static str,
     /// Arguments for this very executable.
@@ -42,7 +42,7 @@ pub struct Program {
 
 /// What is known of a supervised program.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct State {
+pub(crate) struct State {
     /// The process of now; none between a death and the next start.
     pub process: Option<ProcessId>,
     /// True once the process of now has said that it is ready.
@@ -55,7 +55,7 @@ pub struct State {
 
 /// A program that is kept running.
 #[derive(Debug)]
-pub struct Supervised {
+pub(crate) struct Supervised {
     name: &'static str,
     log: PathBuf,
     state: watch::Receiver<State>,
@@ -65,7 +65,7 @@ pub struct Supervised {
 
 impl Supervised {
     /// Starts the program and keeps it running until [`Supervised::stop`].
-    pub fn start(program: Program, run_dir: &Path) -> Result<Self> {
+    pub(crate) fn start(program: Program, run_dir: &Path) -> Result<Self> {
         let notify = run_dir.join(format!(".{}.notify", program.name));
         let (sender, state) = watch::channel(State::default());
         let stop = CancellationToken::new();
@@ -80,22 +80,22 @@ impl Supervised {
     }
 
     /// Its name.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         self.name
     }
 
     /// What is known of it now.
-    pub fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         *self.state.borrow()
     }
 
     /// Changes of the state.
-    pub fn changes(&self) -> watch::Receiver<State> {
+    pub(crate) fn changes(&self) -> watch::Receiver<State> {
         self.state.clone()
     }
 
     /// Returns when the program has said that it is ready; fails when it ends before.
-    pub async fn ready(&self) -> Result<()> {
+    pub(crate) async fn ready(&self) -> Result<()> {
         let mut state = self.state.clone();
         let seen = state
             .wait_for(|state| state.ready || state.last_exit.is_some())
@@ -108,7 +108,7 @@ impl Supervised {
     }
 
     /// Ends the program: SIGTERM, and SIGKILL after `patience`.
-    pub async fn stop(self, patience: Duration) {
+    pub(crate) async fn stop(self, patience: Duration) {
         self.stop.cancel();
         let deadline = Instant::now() + patience;
         let mut task = self.task;
@@ -220,7 +220,7 @@ async fn follow(
 }
 
 /// Makes the kernel end this process together with the lab that supervises it. A no-op for a process that no lab started.
-pub fn follow_parent() -> Result<()> {
+pub(crate) fn follow_parent() -> Result<()> {
     let Some(parent) = std::env::var_os(PARENT) else { return Ok(()) };
     let parent = parent.to_str().and_then(|text| text.parse::<i32>().ok()).with_context(|| format!("{PARENT} is not a process id"))?;
     rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).context("cannot ask to be ended with the lab")?;
@@ -230,7 +230,7 @@ pub fn follow_parent() -> Result<()> {
 }
 
 /// The last lines of a log, for an error message.
-pub fn tail(path: &Path, lines: usize) -> String {
+pub(crate) fn tail(path: &Path, lines: usize) -> String {
     let text = fs_err::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
