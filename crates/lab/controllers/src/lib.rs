@@ -29,13 +29,16 @@ mod path;
 mod protection;
 mod queue;
 
+use std::any::type_name;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use jiff::Timestamp;
 use outrigger_lab_apiserver::Client;
 use outrigger_lab_store::{Revision, Store};
@@ -267,7 +270,11 @@ async fn serve<C: Controller>(controller: Arc<C>, access: Arc<Access>, gate: Gat
         let item = queue.next().await;
         let outcome = {
             let _open = gate.read().await;
-            controller.work(&access, &item).await
+            // A panic must not leave the item in work for ever.
+            AssertUnwindSafe(controller.work(&access, &item)).catch_unwind().await.unwrap_or_else(|_| {
+                tracing::error!(controller = type_name::<C>(), "work panicked");
+                Outcome::Failed
+            })
         };
         queue.done(item, outcome);
         if outcome == Outcome::Again {

@@ -150,25 +150,23 @@ fn show(namespace: &mut Value, remaining: &Remaining, failed: Option<&str>, now:
                 format!("Failed to delete all resource types, 1 remaining: {failed}"),
             ),
         },
-        match kinds.is_empty() {
-            true => {
-                ("NamespaceContentRemaining", false, "ContentRemoved", "All content successfully removed".to_owned())
-            }
-            false => (
+        match &kinds[..] {
+            [] => ("NamespaceContentRemaining", false, "ContentRemoved", "All content successfully removed".to_owned()),
+            kinds => (
                 "NamespaceContentRemaining",
                 true,
                 "SomeResourcesRemain",
                 format!("Some resources are remaining: {}", kinds.join(", ")),
             ),
         },
-        match finalizers.is_empty() {
-            true => (
+        match &finalizers[..] {
+            [] => (
                 "NamespaceFinalizersRemaining",
                 false,
                 "ContentHasNoFinalizers",
                 "All content-preserving finalizers finished".to_owned(),
             ),
-            false => (
+            finalizers => (
                 "NamespaceFinalizersRemaining",
                 true,
                 "SomeFinalizersRemain",

@@ -42,18 +42,12 @@ impl Ceiling {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(Error::io("open store")(error)),
         };
-        let newest = [0, STRIDE]
-            .into_iter()
-            .filter_map(|at| decode(bytes.get(at..at + SLOT)?))
-            .max_by_key(|slot| slot.0);
+        let newest =
+            [0, STRIDE].into_iter().filter_map(|at| decode(bytes.get(at..at + SLOT)?)).max_by_key(|slot| slot.0);
         if let Some((_, found, _)) = newest
             && found != FORMAT
         {
-            return Err(Error::Format {
-                file: path,
-                found,
-                supported: FORMAT,
-            });
+            return Err(Error::Format { file: path, found, supported: FORMAT });
         }
         // The slot at the beginning is written second, when the other one was whole.
         if newest.is_none() && bytes.iter().take(SLOT).any(|byte| *byte != 0) {
@@ -69,10 +63,7 @@ impl Ceiling {
         let this = Self {
             file,
             sequence: newest.map_or(0, |(sequence, ..)| sequence),
-            mark: mark.unwrap_or(Mark {
-                ceiling: 0,
-                clean: false,
-            }),
+            mark: mark.unwrap_or(Mark { ceiling: 0, clean: false }),
         };
         Ok((this, mark))
     }
@@ -85,11 +76,7 @@ impl Ceiling {
     /// Writes and syncs a new mark. Costs one sync.
     pub(crate) fn set(&mut self, mark: Mark) -> Result<(), Error> {
         let sequence = self.sequence + 1;
-        let at = if sequence.is_multiple_of(2) {
-            0
-        } else {
-            STRIDE as u64
-        };
+        let at = if sequence.is_multiple_of(2) { 0 } else { STRIDE as u64 };
         self.file
             .seek(SeekFrom::Start(at))
             .and_then(|_| self.file.write_all(&encode(sequence, mark)))
@@ -102,11 +89,7 @@ impl Ceiling {
 }
 
 fn damaged(file: PathBuf) -> Error {
-    Error::Corrupt {
-        file,
-        offset: 0,
-        what: "neither of its two entries is whole".to_owned(),
-    }
+    Error::Corrupt { file, offset: 0, what: "neither of its two entries is whole".to_owned() }
 }
 
 fn encode(sequence: u64, mark: Mark) -> [u8; SLOT] {
@@ -124,10 +107,7 @@ fn encode(sequence: u64, mark: Mark) -> [u8; SLOT] {
 /// Sequence number, format version and mark of a whole slot.
 fn decode(slot: &[u8]) -> Option<(u64, u32, Mark)> {
     let whole = number32(&slot[..4]) == MAGIC && number32(&slot[28..32]) == crc32c(0, &slot[..28]);
-    let mark = Mark {
-        ceiling: number64(&slot[16..24]),
-        clean: slot[24] == 1,
-    };
+    let mark = Mark { ceiling: number64(&slot[16..24]), clean: slot[24] == 1 };
     whole.then(|| (number64(&slot[8..16]), number32(&slot[4..8]), mark))
 }
 
@@ -140,35 +120,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut ceiling, before) = Ceiling::open(dir.path()).unwrap();
         assert_eq!(before, None);
-        let old = Mark {
-            ceiling: 10,
-            clean: false,
-        };
+        let old = Mark { ceiling: 10, clean: false };
         ceiling.set(old).unwrap();
-        ceiling
-            .set(Mark {
-                ceiling: 20,
-                clean: true,
-            })
-            .unwrap();
+        ceiling.set(Mark { ceiling: 20, clean: true }).unwrap();
         let path = dir.path().join(NAME);
         let whole = fs_err::read(&path).unwrap();
-        assert_eq!(
-            Ceiling::open(dir.path()).unwrap().1,
-            Some(Mark {
-                ceiling: 20,
-                clean: true
-            })
-        );
+        assert_eq!(Ceiling::open(dir.path()).unwrap().1, Some(Mark { ceiling: 20, clean: true }));
         for byte in 0..SLOT {
             let mut torn = whole.clone();
             torn[byte] ^= 0x55;
             fs_err::write(&path, torn).unwrap();
-            assert_eq!(
-                Ceiling::open(dir.path()).unwrap().1,
-                Some(old),
-                "byte {byte}"
-            );
+            assert_eq!(Ceiling::open(dir.path()).unwrap().1, Some(old), "byte {byte}");
         }
     }
 
@@ -177,24 +139,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(NAME);
         fs_err::write(&path, vec![0x41; STRIDE + SLOT]).unwrap();
-        assert!(matches!(
-            Ceiling::open(dir.path()),
-            Err(Error::Corrupt { .. })
-        ));
-        let mut slot = encode(
-            1,
-            Mark {
-                ceiling: 1,
-                clean: true,
-            },
-        );
+        assert!(matches!(Ceiling::open(dir.path()), Err(Error::Corrupt { .. })));
+        let mut slot = encode(1, Mark { ceiling: 1, clean: true });
         slot[4] = 9;
         let crc = crc32c(0, &slot[..28]);
         slot[28..].copy_from_slice(&crc.to_le_bytes());
         fs_err::write(&path, slot).unwrap();
-        assert!(matches!(
-            Ceiling::open(dir.path()),
-            Err(Error::Format { found: 9, .. })
-        ));
+        assert!(matches!(Ceiling::open(dir.path()), Err(Error::Format { found: 9, .. })));
     }
 }

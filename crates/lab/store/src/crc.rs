@@ -8,18 +8,11 @@ const fn tables() -> [[u32; 256]; 8] {
     let mut tables = [[0u32; 256]; 8];
     let mut index = 0;
     while index < 256 {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "index < 256; const fn cannot use try_from"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "index < 256; const fn cannot use try_from")]
         let mut value = index as u32;
         let mut bit = 0;
         while bit < 8 {
-            value = if value & 1 == 1 {
-                (value >> 1) ^ POLYNOMIAL
-            } else {
-                value >> 1
-            };
+            value = if value & 1 == 1 { (value >> 1) ^ POLYNOMIAL } else { value >> 1 };
             bit += 1;
         }
         tables[0][index] = value;
@@ -75,10 +68,7 @@ mod tests {
     fn continues_where_it_stopped() {
         let data: Vec<u8> = (0..=255).collect();
         for cut in 0..data.len() {
-            assert_eq!(
-                crc32c(crc32c(0, &data[..cut]), &data[cut..]),
-                crc32c(0, &data)
-            );
+            assert_eq!(crc32c(crc32c(0, &data[..cut]), &data[cut..]), crc32c(0, &data));
         }
     }
 }

@@ -36,39 +36,24 @@ impl Disk {
         fs_err::create_dir_all(dir).map_err(Error::io("open store"))?;
         let lock = lock(dir)?;
         let (mut ceiling, mark) = Ceiling::open(dir)?;
-        let Loaded {
-            mut state,
-            sealed,
-            snapshot,
-        } = replay::load(dir, history)?;
+        let Loaded { mut state, sealed, snapshot } = replay::load(dir, history)?;
         let replayed = state.revision();
         match mark {
-            Some(Mark {
-                ceiling,
-                clean: true,
-            }) if ceiling != replayed => {
+            Some(Mark { ceiling, clean: true }) if ceiling != replayed => {
                 let (file, offset) = match sealed.last() {
                     Some(last) => (last.path.clone(), last.bytes),
                     None => (dir.into(), 0),
                 };
-                let what = format!(
-                    "it ends at revision {replayed}, but the store was closed at revision {ceiling}"
-                );
+                let what = format!("it ends at revision {replayed}, but the store was closed at revision {ceiling}");
                 return Err(Error::Corrupt { file, offset, what });
             }
-            Some(Mark {
-                ceiling,
-                clean: false,
-            }) => state.skip(ceiling.max(replayed) + 1),
+            Some(Mark { ceiling, clean: false }) => state.skip(ceiling.max(replayed) + 1),
             // Without the file nothing is known of what was used.
             None if !sealed.is_empty() || snapshot.is_some() => state.skip(replayed + BLOCK + 1),
             Some(Mark { clean: true, .. }) | None => {}
         }
         // From here on this is an unclean stop, if it is one, whatever has happened to the log.
-        ceiling.set(Mark {
-            ceiling: state.revision() + BLOCK,
-            clean: false,
-        })?;
+        ceiling.set(Mark { ceiling: state.revision() + BLOCK, clean: false })?;
         let first = state.revision() + 1;
         // The newest file may be one in which nothing was changed yet.
         let mut sealed = sealed;
@@ -91,50 +76,30 @@ impl Disk {
         };
         // It may have been noted in a file that is gone.
         if state.floor() > base {
-            disk.append(
-                Record {
-                    kind: Kind::Compact,
-                    number: state.floor(),
-                    second: 0,
-                    key: "",
-                    value: &[],
-                },
-                None,
-            )?;
+            disk.append(Record { kind: Kind::Compact, number: state.floor(), second: 0, key: "", value: &[] }, None)?;
         }
         Ok((disk, state))
     }
 
     /// Appends a record; for a change, `revision` is its number. When this returns, the kernel has the record.
-    pub(crate) fn append(
-        &mut self,
-        record: Record<'_>,
-        revision: Option<Revision>,
-    ) -> Result<(), Error> {
+    pub(crate) fn append(&mut self, record: Record<'_>, revision: Option<Revision>) -> Result<(), Error> {
         if let Some(cause) = &self.failed {
-            return Err(Error::Failed {
-                cause: cause.clone(),
-            });
+            return Err(Error::Failed { cause: cause.clone() });
         }
         if let Some(revision) = revision
             && revision > self.ceiling.value()
         {
-            self.ceiling.set(Mark {
-                ceiling: revision + BLOCK,
-                clean: false,
-            })?;
+            self.ceiling.set(Mark { ceiling: revision + BLOCK, clean: false })?;
         }
         self.buffer.clear();
         self.buffer.shrink_to(1 << 20);
         record.encode(&mut self.buffer);
-        self.segment
-            .append(&self.buffer)
-            .map_err(|(error, in_doubt)| {
-                if in_doubt {
-                    self.failed = Some(error.to_string());
-                }
-                error
-            })
+        self.segment.append(&self.buffer).map_err(|(error, in_doubt)| {
+            if in_doubt {
+                self.failed = Some(error.to_string());
+            }
+            error
+        })
     }
 
     /// No more appends: the log's end is in doubt.
@@ -163,31 +128,16 @@ impl Disk {
             .sync_data()
             .map_err(Error::io("sync log"))
             .inspect_err(|error| self.failed = Some(error.to_string()))?;
-        let next = Segment::create(
-            &self.dir,
-            Header {
-                previous: revision,
-                first: revision + 1,
-            },
-        )?;
+        let next = Segment::create(&self.dir, Header { previous: revision, first: revision + 1 })?;
         self.first = revision + 1;
         let done = std::mem::replace(&mut self.segment, next);
-        self.sealed.push(Sealed {
-            path: done.path,
-            last: revision,
-            bytes: done.length,
-        });
+        self.sealed.push(Sealed { path: done.path, last: revision, bytes: done.length });
         Ok(())
     }
 
     /// Where to write a snapshot of `floor`, if that pays: it allows to remove at least as much as it takes.
     pub(crate) fn snapshot_due(&self, floor: Revision, least: u64) -> Option<PathBuf> {
-        let free: u64 = self
-            .sealed
-            .iter()
-            .filter(|sealed| sealed.last <= floor)
-            .map(|sealed| sealed.bytes)
-            .sum();
+        let free: u64 = self.sealed.iter().filter(|sealed| sealed.last <= floor).map(|sealed| sealed.bytes).sum();
         let (newest, size) = self.snapshot.unwrap_or_default();
         (floor > newest && free >= least.max(size)).then(|| snapshot::path(&self.dir, floor))
     }
@@ -196,15 +146,10 @@ impl Disk {
     pub(crate) fn snapshot_done(&mut self, revision: Revision, bytes: u64) -> Result<(), Error> {
         let old = self.snapshot.replace((revision, bytes));
         if let Some((old, _)) = old {
-            fs_err::remove_file(snapshot::path(&self.dir, old))
-                .map_err(Error::io("remove old snapshot"))?;
+            fs_err::remove_file(snapshot::path(&self.dir, old)).map_err(Error::io("remove old snapshot"))?;
         }
         // Oldest first: what is left is always a chain that follows the snapshot.
-        while self
-            .sealed
-            .first()
-            .is_some_and(|sealed| sealed.last <= revision)
-        {
+        while self.sealed.first().is_some_and(|sealed| sealed.last <= revision) {
             let sealed = self.sealed.remove(0);
             fs_err::remove_file(&sealed.path).map_err(Error::io("remove old log file"))?;
         }
@@ -226,24 +171,15 @@ impl Disk {
         if let Some(cause) = self.failed {
             return Err(Error::Failed { cause });
         }
-        self.segment
-            .file
-            .sync_all()
-            .map_err(Error::io("sync log"))?;
-        self.ceiling.set(Mark {
-            ceiling: revision,
-            clean: true,
-        })
+        self.segment.file.sync_all().map_err(Error::io("sync log"))?;
+        self.ceiling.set(Mark { ceiling: revision, clean: true })
     }
 }
 
 /// Makes a directory in which only a snapshot was put open at the snapshot's `revision`.
 pub(crate) fn adopt(dir: &Path, revision: Revision) -> Result<(), Error> {
     let (mut ceiling, _) = Ceiling::open(dir)?;
-    ceiling.set(Mark {
-        ceiling: revision,
-        clean: true,
-    })
+    ceiling.set(Mark { ceiling: revision, clean: true })
 }
 
 /// Takes the lock of `dir`; it lasts as long as the file is open.
@@ -261,15 +197,8 @@ fn lock(dir: &Path) -> Result<fs_err::File, Error> {
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
             let known = file.read_to_string(&mut pid).is_ok() && pid.trim().parse::<u32>().is_ok();
-            let holder = if known {
-                format!("process {}", pid.trim())
-            } else {
-                "another process".to_owned()
-            };
-            return Err(Error::Locked {
-                dir: dir.into(),
-                holder,
-            });
+            let holder = if known { format!("process {}", pid.trim()) } else { "another process".to_owned() };
+            return Err(Error::Locked { dir: dir.into(), holder });
         }
         Err(TryLockError::Error(error)) => return Err(Error::io("lock store")(error)),
     }

@@ -128,13 +128,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Decoded<'_> {
     let Ok(key) = std::str::from_utf8(key) else {
         return Decoded::Bad("the key is not UTF-8");
     };
-    let record = Record {
-        kind,
-        number: number64(&fixed[1..9]),
-        second: number64(&fixed[9..17]),
-        key,
-        value,
-    };
+    let record = Record { kind, number: number64(&fixed[1..9]), second: number64(&fixed[9..17]), key, value };
     Decoded::Record(record, FRAME + length)
 }
 

@@ -39,10 +39,7 @@ pub(crate) fn empty(history: usize) -> State {
 
 /// Reads everything in `dir`. A torn end of the newest log file is cut off; anything else that is wrong is refused.
 pub(crate) fn load(dir: &Path, history: usize) -> Result<Loaded, Error> {
-    let Listing {
-        mut snapshots,
-        mut segments,
-    } = list(dir)?;
+    let Listing { mut snapshots, mut segments } = list(dir)?;
     let mut state = empty(history);
     let mut loaded = None;
     if let Some(newest) = snapshots.pop() {
@@ -61,25 +58,17 @@ pub(crate) fn load(dir: &Path, history: usize) -> Result<Loaded, Error> {
         }
     }
     for revision in snapshots {
-        fs_err::remove_file(snapshot::path(dir, revision))
-            .map_err(Error::io("remove old snapshot"))?;
+        fs_err::remove_file(snapshot::path(dir, revision)).map_err(Error::io("remove old snapshot"))?;
     }
-    Ok(Loaded {
-        state,
-        sealed,
-        snapshot: loaded,
-    })
+    Ok(Loaded { state, sealed, snapshot: loaded })
 }
 
 /// The state in the snapshot file `path`, its revision and length.
 pub(crate) fn restore(path: &Path, history: usize) -> Result<(Revision, u64, State), Error> {
     let mut state = None;
     let mut versions = Vec::new();
-    let (revision, bytes) = snapshot::read(
-        path,
-        |revision| state = Some(State::new(revision, history)),
-        |version| versions.push(version),
-    )?;
+    let (revision, bytes) =
+        snapshot::read(path, |revision| state = Some(State::new(revision, history)), |version| versions.push(version))?;
     let mut state = state.unwrap_or_else(|| State::new(revision, history));
     for version in versions {
         state.load(version);
@@ -129,10 +118,7 @@ fn replay(
         let state = std::cell::RefCell::new(&mut *state);
         let start = |header: Header| {
             if header.first != name {
-                return Err(format!(
-                    "the header says revision {}, the name {name}",
-                    header.first
-                ));
+                return Err(format!("the header says revision {}, the name {name}", header.first));
             }
             match before {
                 Some(before) if before != header.previous => {
@@ -154,9 +140,8 @@ fn replay(
             Ok(())
         };
         let mut expected = name;
-        let ending = segment::read(path, &bytes, start, |record| {
-            apply(&mut state.borrow_mut(), &record, &mut expected)
-        })?;
+        let ending =
+            segment::read(path, &bytes, start, |record| apply(&mut state.borrow_mut(), &record, &mut expected))?;
         next = next.max(expected);
         ending
     };
@@ -165,13 +150,8 @@ fn replay(
         Ending::Whole => {}
         Ending::Torn(offset, what) if newest => {
             tracing::warn!(file = %path.display(), offset, what, "the end of the log was cut off");
-            let file = fs_err::OpenOptions::new()
-                .write(true)
-                .open(path)
-                .map_err(Error::io("cut torn end of log"))?;
-            file.set_len(offset)
-                .and_then(|()| file.sync_all())
-                .map_err(Error::io("cut torn end of log"))?;
+            let file = fs_err::OpenOptions::new().write(true).open(path).map_err(Error::io("cut torn end of log"))?;
+            file.set_len(offset).and_then(|()| file.sync_all()).map_err(Error::io("cut torn end of log"))?;
             length = offset;
         }
         Ending::Torn(offset, what) => {
@@ -186,18 +166,10 @@ fn replay(
             return Ok(None);
         }
         Ending::Headless => {
-            return Err(Error::Corrupt {
-                file: path.into(),
-                offset: 0,
-                what: "the header is cut off".to_owned(),
-            });
+            return Err(Error::Corrupt { file: path.into(), offset: 0, what: "the header is cut off".to_owned() });
         }
     }
-    Ok(Some(Sealed {
-        path: path.into(),
-        last: next - 1,
-        bytes: length,
-    }))
+    Ok(Some(Sealed { path: path.into(), last: next - 1, bytes: length }))
 }
 
 fn apply(state: &mut State, record: &Record<'_>, expected: &mut Revision) -> Result<(), String> {
@@ -206,10 +178,7 @@ fn apply(state: &mut State, record: &Record<'_>, expected: &mut Revision) -> Res
         Kind::Delete => EventKind::Delete,
         Kind::Compact => {
             if record.number > state.revision() {
-                return Err(format!(
-                    "the history is cut at revision {}, which is in the future",
-                    record.number
-                ));
+                return Err(format!("the history is cut at revision {}, which is in the future", record.number));
             }
             state.compact(record.number);
             return Ok(());
@@ -217,21 +186,13 @@ fn apply(state: &mut State, record: &Record<'_>, expected: &mut Revision) -> Res
         Kind::Entry | Kind::End => return Err("a record that does not belong here".to_owned()),
     };
     if record.number != *expected {
-        return Err(format!(
-            "revision {} where {expected} was expected",
-            record.number
-        ));
+        return Err(format!("revision {} where {expected} was expected", record.number));
     }
     *expected += 1;
     // The snapshot may be newer than the beginning of the log.
     if record.number > state.revision() {
         let key = state.present(record.key).key;
-        state.apply(
-            key,
-            kind,
-            Bytes::copy_from_slice(record.value),
-            record.number,
-        );
+        state.apply(key, kind, Bytes::copy_from_slice(record.value), record.number);
     }
     Ok(())
 }

@@ -63,18 +63,12 @@ impl Segment {
             .create_new(true)
             .open(&path)
             .map_err(Error::io("create log file"))?;
-        let written = file
-            .write_all(&header.encode())
-            .map_err(Error::io("create log file"));
+        let written = file.write_all(&header.encode()).map_err(Error::io("create log file"));
         if let Err(error) = written.and_then(|()| sync_dir(dir)) {
             let _ = fs_err::remove_file(&path);
             return Err(error);
         }
-        Ok(Self {
-            file: Arc::new(file),
-            path,
-            length: HEADER as u64,
-        })
+        Ok(Self { file: Arc::new(file), path, length: HEADER as u64 })
     }
 
     /// Appends `bytes` with one write. If that fails, the file is as before, or the second value is true: then its
@@ -82,10 +76,7 @@ impl Segment {
     pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<(), (Error, bool)> {
         let mut file = &*self.file;
         if let Err(error) = file.write_all(bytes) {
-            let undone = self
-                .file
-                .set_len(self.length)
-                .and_then(|()| (&*self.file).seek(SeekFrom::Start(self.length)));
+            let undone = self.file.set_len(self.length).and_then(|()| (&*self.file).seek(SeekFrom::Start(self.length)));
             return Err((Error::io("append to log")(error), undone.is_err()));
         }
         self.length += bytes.len() as u64;
@@ -95,9 +86,7 @@ impl Segment {
 
 /// Makes creations, renames and removals in `dir` survive a loss of power.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
-    fs_err::File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(Error::io("sync directory"))
+    fs_err::File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("sync directory"))
 }
 
 /// How a log file ended.
@@ -119,34 +108,19 @@ pub(crate) fn read(
     start: impl FnOnce(Header) -> Result<(), String>,
     mut each: impl FnMut(Record<'_>) -> Result<(), String>,
 ) -> Result<Ending, Error> {
-    let corrupt = |offset: usize, what: String| Error::Corrupt {
-        file: file.into(),
-        offset: offset as u64,
-        what,
-    };
+    let corrupt = |offset: usize, what: String| Error::Corrupt { file: file.into(), offset: offset as u64, what };
     let Some(header) = bytes.get(..HEADER) else {
         return Ok(Ending::Headless);
     };
     if number32(&header[28..32]) != crc32c(0, &header[..28]) || &header[..8] != MAGIC {
         let empty = resume(&bytes[HEADER..]).is_none();
-        return if empty {
-            Ok(Ending::Headless)
-        } else {
-            Err(corrupt(0, "bad header".to_owned()))
-        };
+        return if empty { Ok(Ending::Headless) } else { Err(corrupt(0, "bad header".to_owned())) };
     }
     let found = number32(&header[8..12]);
     if found != FORMAT {
-        return Err(Error::Format {
-            file: file.into(),
-            found,
-            supported: FORMAT,
-        });
+        return Err(Error::Format { file: file.into(), found, supported: FORMAT });
     }
-    let header = Header {
-        previous: number64(&header[12..20]),
-        first: number64(&header[20..28]),
-    };
+    let header = Header { previous: number64(&header[12..20]), first: number64(&header[20..28]) };
     start(header).map_err(|what| corrupt(12, what))?;
     let mut offset = HEADER;
     loop {
@@ -160,10 +134,7 @@ pub(crate) fn read(
                 return match resume(&bytes[offset + 1..]) {
                     Some(behind) => {
                         let next = offset + 1 + behind;
-                        Err(corrupt(
-                            offset,
-                            format!("{what}, but whole records follow at byte {next}"),
-                        ))
+                        Err(corrupt(offset, format!("{what}, but whole records follow at byte {next}")))
                     }
                     None => Ok(Ending::Torn(offset as u64, what)),
                 };
@@ -174,11 +145,6 @@ pub(crate) fn read(
 
 /// Where the first whole record in `bytes` begins.
 fn resume(bytes: &[u8]) -> Option<usize> {
-    let marks = bytes
-        .windows(frame::MARK.len())
-        .enumerate()
-        .filter(|(_, window)| *window == frame::MARK);
-    marks
-        .map(|(at, _)| at)
-        .find(|at| matches!(frame::decode(&bytes[*at..]), Decoded::Record(..)))
+    let marks = bytes.windows(frame::MARK.len()).enumerate().filter(|(_, window)| *window == frame::MARK);
+    marks.map(|(at, _)| at).find(|at| matches!(frame::decode(&bytes[*at..]), Decoded::Record(..)))
 }

@@ -41,8 +41,7 @@ pub(crate) fn write(
     name.push(TEMPORARY);
     let temporary = PathBuf::from(name);
     let undo = Undo(&temporary);
-    let mut out =
-        BufWriter::with_capacity(1 << 20, fs_err::File::create(&temporary).map_err(failed())?);
+    let mut out = BufWriter::with_capacity(1 << 20, fs_err::File::create(&temporary).map_err(failed())?);
     let mut header = [0; HEADER];
     header[..8].copy_from_slice(MAGIC);
     header[8..12].copy_from_slice(&FORMAT.to_le_bytes());
@@ -64,43 +63,18 @@ pub(crate) fn write(
         if versions.is_empty() {
             break;
         }
-        for Version {
-            key,
-            value,
-            created,
-            modified,
-        } in &versions
-        {
-            put(Record {
-                kind: Kind::Entry,
-                number: *modified,
-                second: *created,
-                key,
-                value,
-            })?;
+        for Version { key, value, created, modified } in &versions {
+            put(Record { kind: Kind::Entry, number: *modified, second: *created, key, value })?;
             count += 1;
         }
     }
-    put(Record {
-        kind: Kind::End,
-        number: count,
-        second: 0,
-        key: "",
-        value: &[],
-    })?;
-    let file = out
-        .into_inner()
-        .map_err(|error| failed()(error.into_error()))?;
+    put(Record { kind: Kind::End, number: count, second: 0, key: "", value: &[] })?;
+    let file = out.into_inner().map_err(|error| failed()(error.into_error()))?;
     file.sync_all().map_err(failed())?;
     drop(file);
     fs_err::rename(&temporary, target).map_err(failed())?;
     std::mem::forget(undo);
-    sync_dir(
-        target
-            .parent()
-            .filter(|dir| !dir.as_os_str().is_empty())
-            .unwrap_or(Path::new(".")),
-    )?;
+    sync_dir(target.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
     Ok(length)
 }
 
@@ -121,23 +95,14 @@ pub(crate) fn read(
     start: impl FnOnce(Revision),
     mut each: impl FnMut(Version),
 ) -> Result<(Revision, u64), Error> {
-    let mut input = BufReader::with_capacity(
-        1 << 20,
-        fs_err::File::open(file).map_err(Error::io("read snapshot"))?,
-    );
+    let mut input = BufReader::with_capacity(1 << 20, fs_err::File::open(file).map_err(Error::io("read snapshot"))?);
     let mut offset = 0u64;
-    let corrupt = |offset: u64, what: &str| Error::Corrupt {
-        file: file.into(),
-        offset,
-        what: what.to_owned(),
-    };
+    let corrupt = |offset: u64, what: &str| Error::Corrupt { file: file.into(), offset, what: what.to_owned() };
     let mut fill = |buffer: &mut [u8], offset: u64| {
-        input
-            .read_exact(buffer)
-            .map_err(|error| match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => corrupt(offset, "the snapshot is cut off"),
-                _ => Error::io("read snapshot")(error),
-            })
+        input.read_exact(buffer).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => corrupt(offset, "the snapshot is cut off"),
+            _ => Error::io("read snapshot")(error),
+        })
     };
     let mut header = [0; HEADER];
     fill(&mut header, offset)?;
@@ -146,11 +111,7 @@ pub(crate) fn read(
     }
     let found = number32(&header[8..12]);
     if found != FORMAT {
-        return Err(Error::Format {
-            file: file.into(),
-            found,
-            supported: FORMAT,
-        });
+        return Err(Error::Format { file: file.into(), found, supported: FORMAT });
     }
     let revision = number64(&header[12..20]);
     start(revision);

@@ -29,9 +29,7 @@ impl Chain {
         if self.newest.modified <= revision {
             return Some(&self.newest);
         }
-        let newer = self
-            .older
-            .partition_point(|version| version.modified <= revision);
+        let newer = self.older.partition_point(|version| version.modified <= revision);
         self.older.get(newer.checked_sub(1)?)
     }
 }
@@ -143,27 +141,14 @@ impl State {
         self.live += 1;
         self.versions += 1;
         self.value_bytes += version.value.len() as u64;
-        let newest = Stored {
-            value: Some(version.value),
-            created: version.created,
-            modified: version.modified,
-        };
-        self.keys.insert(
-            version.key,
-            Chain {
-                newest,
-                older: VecDeque::new(),
-            },
-        );
+        let newest = Stored { value: Some(version.value), created: version.created, modified: version.modified };
+        self.keys.insert(version.key, Chain { newest, older: VecDeque::new() });
     }
 
     /// Continues at `start`: the revisions in between were perhaps used and lost, and count as compacted.
     pub(crate) fn skip(&mut self, start: Revision) {
         if start > self.revision {
-            self.gaps.push(Gap {
-                after: self.revision,
-                start,
-            });
+            self.gaps.push(Gap { after: self.revision, start });
             self.revision = start;
         }
     }
@@ -175,35 +160,20 @@ impl State {
 
     pub(crate) fn present(&self, key: &str) -> Present {
         match self.keys.get_key_value(key) {
-            Some((key, chain)) => Present {
-                key: Arc::clone(key),
-                version: version(key, &chain.newest),
-            },
-            None => Present {
-                key: key.into(),
-                version: None,
-            },
+            Some((key, chain)) => Present { key: Arc::clone(key), version: version(key, &chain.newest) },
+            None => Present { key: key.into(), version: None },
         }
     }
 
     /// Refuses revisions that cannot be read or watched from.
     pub(crate) fn check(&self, requested: Revision) -> Result<(), Error> {
         if requested > self.revision {
-            return Err(Error::Future {
-                requested,
-                current: self.revision,
-            });
+            return Err(Error::Future { requested, current: self.revision });
         }
-        let skipped = self
-            .gaps
-            .iter()
-            .find(|gap| gap.after < requested && requested < gap.start);
+        let skipped = self.gaps.iter().find(|gap| gap.after < requested && requested < gap.start);
         if requested < self.floor || skipped.is_some() {
             let compacted = skipped.map_or(self.floor, |gap| gap.start);
-            return Err(Error::Compacted {
-                requested,
-                compacted,
-            });
+            return Err(Error::Compacted { requested, compacted });
         }
         Ok(())
     }
@@ -215,20 +185,13 @@ impl State {
         after: Option<&'a str>,
         revision: Revision,
     ) -> impl Iterator<Item = Version> + 'a {
-        self.entries(prefix, after)
-            .filter_map(move |(key, chain)| version(key, chain.at(revision)?))
+        self.entries(prefix, after).filter_map(move |(key, chain)| version(key, chain.at(revision)?))
     }
 
     /// Number of keys that [`scan`](Self::scan) would give.
     pub(crate) fn count(&self, prefix: &str, after: Option<&str>, revision: Revision) -> usize {
-        let exists = |chain: &Chain| {
-            chain
-                .at(revision)
-                .is_some_and(|stored| stored.value.is_some())
-        };
-        self.entries(prefix, after)
-            .filter(|(_, chain)| exists(chain))
-            .count()
+        let exists = |chain: &Chain| chain.at(revision).is_some_and(|stored| stored.value.is_some());
+        self.entries(prefix, after).filter(|(_, chain)| exists(chain)).count()
     }
 
     fn entries<'a>(
@@ -240,9 +203,7 @@ impl State {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
-        self.keys
-            .range::<str, _>((from, Bound::Unbounded))
-            .take_while(move |(key, _)| key.starts_with(prefix))
+        self.keys.range::<str, _>((from, Bound::Unbounded)).take_while(move |(key, _)| key.starts_with(prefix))
     }
 
     /// Makes the next change. `revision` must be above the present one. Returns the new version, and whom to wake
@@ -271,47 +232,23 @@ impl State {
             self.live += 1;
             self.value_bytes += kept.len() as u64;
         }
-        let newest = Stored {
-            value: kept,
-            created,
-            modified: revision,
-        };
+        let newest = Stored { value: kept, created, modified: revision };
         self.versions += 1;
         if let Some(chain) = chain {
             let older = std::mem::replace(&mut chain.newest, newest);
             chain.older.push_back(older);
         } else {
-            self.keys.insert(
-                Arc::clone(&key),
-                Chain {
-                    newest,
-                    older: VecDeque::new(),
-                },
-            );
+            self.keys.insert(Arc::clone(&key), Chain { newest, older: VecDeque::new() });
         }
         let wakes = self.announce(&key, revision);
-        let event = Event {
-            revision,
-            key: Arc::clone(&key),
-            kind,
-            value: value.clone(),
-            previous,
-        };
+        let event = Event { revision, key: Arc::clone(&key), kind, value: value.clone(), previous };
         self.events.push_back(Arc::new(event));
         if self.events.len() - self.dead > self.history {
             self.floor = self.events[self.dead].revision;
             self.dead += 1;
             self.trim();
         }
-        (
-            Version {
-                key,
-                value,
-                created,
-                modified: revision,
-            },
-            wakes,
-        )
+        (Version { key, value, created, modified: revision }, wakes)
     }
 
     fn announce(&mut self, key: &str, revision: Revision) -> Vec<Arc<Notify>> {
@@ -342,12 +279,7 @@ impl State {
     /// Drops dead events, and with each the versions that its change replaced, as far as no pin needs them.
     fn trim(&mut self) {
         let pin = self.pins.iter().copied().min().unwrap_or(Revision::MAX);
-        while self.dead > 0
-            && self
-                .events
-                .front()
-                .is_some_and(|event| event.revision <= pin)
-        {
+        while self.dead > 0 && self.events.front().is_some_and(|event| event.revision <= pin) {
             let Some(event) = self.events.pop_front() else {
                 break;
             };
@@ -422,22 +354,13 @@ impl State {
         into: &mut Vec<Arc<Event>>,
     ) -> Result<Revision, Lagged> {
         // A watcher of a quiet topic is not woken, so its position may be below the floor. It missed nothing.
-        if self
-            .topics
-            .get(topic)
-            .is_some_and(|topic| topic.last <= position)
-        {
+        if self.topics.get(topic).is_some_and(|topic| topic.last <= position) {
             return Ok(self.revision);
         }
         if position < self.floor {
-            return Err(Lagged {
-                position,
-                compacted: self.floor,
-            });
+            return Err(Lagged { position, compacted: self.floor });
         }
-        let first = self
-            .events
-            .partition_point(|event| event.revision <= position);
+        let first = self.events.partition_point(|event| event.revision <= position);
         for event in self.events.range(first..) {
             if event.key.starts_with(prefix) {
                 if into.len() == limit {
@@ -452,12 +375,7 @@ impl State {
 
 fn version(key: &Arc<str>, stored: &Stored) -> Option<Version> {
     let value = stored.value.clone()?;
-    Some(Version {
-        key: Arc::clone(key),
-        value,
-        created: stored.created,
-        modified: stored.modified,
-    })
+    Some(Version { key: Arc::clone(key), value, created: stored.created, modified: stored.modified })
 }
 
 /// The topic for watchers of `prefix`: the longest folder that contains all its keys.

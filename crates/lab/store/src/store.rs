@@ -2,9 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{
-    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -14,8 +12,8 @@ use crate::disk::{self, Disk};
 use crate::frame::{KEY_LIMIT, Kind, Record, VALUE_LIMIT};
 use crate::state::{State, topic};
 use crate::{
-    Durability, Error, Event, EventKind, Expect, Lagged, Options, Range, Revision, Stats, Version,
-    Watch, replay, snapshot,
+    Durability, Error, Event, EventKind, Expect, Lagged, Options, Range, Revision, Stats, Version, Watch, replay,
+    snapshot,
 };
 
 /// Entries read under one hold of the read lock.
@@ -75,35 +73,21 @@ impl Store {
     ///
     /// Blocks while it reads the files.
     pub fn open(options: Options) -> Result<Self, Error> {
-        let Options {
-            dir,
-            durability,
-            history,
-            segment,
-        } = options;
+        let Options { dir, durability, history, segment } = options;
         let history = match history {
             0 => {
-                return Err(Error::Options(
-                    "a history of 0 revisions leaves nothing to watch; give at least 1",
-                ));
+                return Err(Error::Options("a history of 0 revisions leaves nothing to watch; give at least 1"));
             }
             history => history,
         };
         match (dir, durability) {
-            (None, Durability::Memory) => Ok(Self::start(
-                replay::empty(history),
-                None,
-                durability,
-                segment,
-            )),
+            (None, Durability::Memory) => Ok(Self::start(replay::empty(history), None, durability, segment)),
             (Some(dir), Durability::Process | Durability::Power) => {
                 let (disk, state) = Disk::open(&dir, history)?;
                 Ok(Self::start(state, Some(disk), durability, segment))
             }
             (None, _) => Err(Error::Options("this durability needs a directory")),
-            (Some(_), Durability::Memory) => {
-                Err(Error::Options("a store in memory has no directory"))
-            }
+            (Some(_), Durability::Memory) => Err(Error::Options("a store in memory has no directory")),
         }
     }
 
@@ -117,32 +101,20 @@ impl Store {
             return Ok(store);
         };
         fs_err::create_dir_all(dir).map_err(Error::io("restore store"))?;
-        if fs_err::read_dir(dir)
-            .map_err(Error::io("restore store"))?
-            .next()
-            .is_some()
-        {
+        if fs_err::read_dir(dir).map_err(Error::io("restore store"))?.next().is_some() {
             return Err(Error::Options("the directory to restore into is not empty"));
         }
         let mut after: Option<Arc<str>> = None;
-        snapshot::write(&snapshot::path(dir, revision), revision, || {
-            Ok(step(&state, &mut after, revision))
-        })?;
+        snapshot::write(&snapshot::path(dir, revision), revision, || Ok(step(&state, &mut after, revision)))?;
         disk::adopt(dir, revision)?;
         Self::open(options)
     }
 
     fn start(state: State, disk: Option<Disk>, durability: Durability, segment: u64) -> Self {
         let files = disk.is_some();
-        let synced = Synced {
-            revision: state.revision(),
-            failed: None,
-        };
+        let synced = Synced { revision: state.revision(), failed: None };
         let shared = Arc::new(Shared {
-            writer: Mutex::new(Writer {
-                disk,
-                closed: false,
-            }),
+            writer: Mutex::new(Writer { disk, closed: false }),
             state: RwLock::new(state),
             durability,
             segment,
@@ -160,12 +132,7 @@ impl Store {
         };
         spawn(files, Shared::keep_house);
         spawn(durability == Durability::Power, Shared::commit_groups);
-        Self {
-            handle: Arc::new(Handle {
-                shared,
-                threads: Mutex::new(threads),
-            }),
-        }
+        Self { handle: Arc::new(Handle { shared, threads: Mutex::new(threads) }) }
     }
 
     fn shared(&self) -> &Shared {
@@ -192,13 +159,7 @@ impl Store {
     ///
     /// To page, pass the last key of a page as `after` and the page's revision as `at`. Fails with
     /// [`Error::Compacted`] or [`Error::Future`].
-    pub fn range(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-        at: Option<Revision>,
-    ) -> Result<Range, Error> {
+    pub fn range(&self, prefix: &str, after: Option<&str>, limit: usize, at: Option<Revision>) -> Result<Range, Error> {
         for _ in 0..RETRIES {
             match self.scan(prefix, after, limit, at, STEP) {
                 Err(Error::Compacted { .. }) if at.is_none() => {}
@@ -230,20 +191,10 @@ impl Store {
             if versions.len() == limit {
                 let from = versions.last().map(|version| &*version.key);
                 let remaining = state.count(prefix, from, revision);
-                return Ok(Range {
-                    more: remaining > 0,
-                    remaining,
-                    versions,
-                    revision,
-                });
+                return Ok(Range { more: remaining > 0, remaining, versions, revision });
             }
             if versions.len() - before < room {
-                return Ok(Range {
-                    more: false,
-                    remaining: 0,
-                    versions,
-                    revision,
-                });
+                return Ok(Range { more: false, remaining: 0, versions, revision });
             }
             drop(state);
             state = self.shared().read_state();
@@ -255,23 +206,13 @@ impl Store {
     ///
     /// When this returns, the change is visible and survives what the store's [`Durability`] says (for
     /// [`Durability::Power`], await [`durable`](Self::durable) before answering).
-    pub fn write(
-        &self,
-        key: &str,
-        expect: Expect,
-        make: impl FnOnce(Revision) -> Bytes,
-    ) -> Result<Version, Error> {
+    pub fn write(&self, key: &str, expect: Expect, make: impl FnOnce(Revision) -> Bytes) -> Result<Version, Error> {
         self.shared().commit(key, EventKind::Put, expect, make)
     }
 
     /// Deletes `key`, if its present state is as expected. `last` gets the revision of the deletion and returns the
     /// final value, which the event and the returned version carry. A key that does not exist is a conflict.
-    pub fn delete(
-        &self,
-        key: &str,
-        expect: Expect,
-        last: impl FnOnce(Revision) -> Bytes,
-    ) -> Result<Version, Error> {
+    pub fn delete(&self, key: &str, expect: Expect, last: impl FnOnce(Revision) -> Bytes) -> Result<Version, Error> {
         self.shared().commit(key, EventKind::Delete, expect, last)
     }
 
@@ -292,22 +233,10 @@ impl Store {
         let mut writer = shared.lock_writer()?;
         let current = shared.read_state().revision();
         if floor > current {
-            return Err(Error::Future {
-                requested: floor,
-                current,
-            });
+            return Err(Error::Future { requested: floor, current });
         }
         if let Some(disk) = &mut writer.disk {
-            disk.append(
-                Record {
-                    kind: Kind::Compact,
-                    number: floor,
-                    second: 0,
-                    key: "",
-                    value: &[],
-                },
-                None,
-            )?;
+            disk.append(Record { kind: Kind::Compact, number: floor, second: 0, key: "", value: &[] }, None)?;
         }
         shared.write_state().compact(floor);
         Ok(())
@@ -322,10 +251,7 @@ impl Store {
         }
         let current = self.revision();
         if revision > current {
-            return Err(Error::Future {
-                requested: revision,
-                current,
-            });
+            return Err(Error::Future { requested: revision, current });
         }
         let mut synced = shared.synced.subscribe();
         if synced.borrow().revision < revision {
@@ -333,9 +259,7 @@ impl Store {
             chores.sync = chores.sync.max(revision);
             shared.wake.notify_all();
         }
-        let state = synced
-            .wait_for(|synced| synced.revision >= revision || synced.failed.is_some())
-            .await;
+        let state = synced.wait_for(|synced| synced.revision >= revision || synced.failed.is_some()).await;
         match state.map(|synced| synced.failed.clone()) {
             Ok(None) => Ok(()),
             Ok(Some(cause)) => Err(Error::Failed { cause }),
@@ -363,9 +287,7 @@ impl Store {
         };
         let _pin = Pin { shared, revision };
         let mut after = None;
-        snapshot::write(file, revision, || {
-            Ok(step(&shared.read_state(), &mut after, revision))
-        })?;
+        snapshot::write(file, revision, || Ok(step(&shared.read_state(), &mut after, revision)))?;
         Ok(revision)
     }
 
@@ -406,9 +328,7 @@ impl Store {
         limit: usize,
         into: &mut Vec<Arc<Event>>,
     ) -> Result<Revision, Lagged> {
-        self.shared()
-            .read_state()
-            .collect(topic, prefix, position, limit, into)
+        self.shared().read_state().collect(topic, prefix, position, limit, into)
     }
 
     pub(crate) fn unsubscribe(&self, topic: &str) {
@@ -418,18 +338,13 @@ impl Store {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store")
-            .field("revision", &self.revision())
-            .finish_non_exhaustive()
+        f.debug_struct("Store").field("revision", &self.revision()).finish_non_exhaustive()
     }
 }
 
 /// The next group of versions of a snapshot.
 fn step(state: &State, after: &mut Option<Arc<str>>, revision: Revision) -> Vec<Version> {
-    let versions: Vec<Version> = state
-        .scan("", after.as_deref(), revision)
-        .take(STEP)
-        .collect();
+    let versions: Vec<Version> = state.scan("", after.as_deref(), revision).take(STEP).collect();
     if let Some(last) = versions.last() {
         *after = Some(Arc::clone(&last.key));
     }
@@ -453,11 +368,7 @@ impl Shared {
     // left half-changed. So poisoning is ignored.
     fn lock_writer(&self) -> Result<MutexGuard<'_, Writer>, Error> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if writer.closed {
-            Err(Error::Closed)
-        } else {
-            Ok(writer)
-        }
+        if writer.closed { Err(Error::Closed) } else { Ok(writer) }
     }
 
     fn read_state(&self) -> RwLockReadGuard<'_, State> {
@@ -493,10 +404,7 @@ impl Shared {
                 Expect::Any => true,
             };
             if !met || (kind == EventKind::Delete && modified.is_none()) {
-                return Err(Error::Conflict {
-                    key: key.to_owned(),
-                    current: present.version,
-                });
+                return Err(Error::Conflict { key: key.to_owned(), current: present.version });
             }
             let value = make(revision);
             check_size(key, value.len(), VALUE_LIMIT)?;
@@ -506,13 +414,7 @@ impl Shared {
                     EventKind::Put => Kind::Put,
                     EventKind::Delete => Kind::Delete,
                 };
-                let record = Record {
-                    kind: mark,
-                    number: revision,
-                    second: 0,
-                    key,
-                    value: &value,
-                };
+                let record = Record { kind: mark, number: revision, second: 0, key, value: &value };
                 disk.append(record, Some(revision))?;
                 full = disk.length() >= self.segment;
             }
@@ -533,10 +435,7 @@ impl Shared {
     fn keep_house(&self) {
         while self.await_chore(|chores| std::mem::take(&mut chores.rotate)) {
             if let Err(error) = self.rotate().and_then(|()| self.write_snapshot()) {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "the log's files could not be renewed"
-                );
+                tracing::error!(error = &error as &dyn std::error::Error, "the log's files could not be renewed");
             }
         }
     }
@@ -545,16 +444,10 @@ impl Shared {
         // Most of the file is synced outside the lock, so that commits wait for the rest only.
         let file = {
             let writer = self.lock_writer()?;
-            writer
-                .disk
-                .as_ref()
-                .filter(|disk| disk.length() >= self.segment)
-                .map(Disk::file)
+            writer.disk.as_ref().filter(|disk| disk.length() >= self.segment).map(Disk::file)
         };
         let Some(file) = file else { return Ok(()) };
-        file.sync_data()
-            .map_err(Error::io("sync log"))
-            .inspect_err(|error| self.fail(error))?;
+        file.sync_data().map_err(Error::io("sync log")).inspect_err(|error| self.fail(error))?;
         let mut writer = self.lock_writer()?;
         let revision = self.read_state().revision();
         let Some(disk) = &mut writer.disk else {
@@ -569,20 +462,13 @@ impl Shared {
             let writer = self.lock_writer()?;
             let mut state = self.write_state();
             let revision = state.floor();
-            let Some(target) = writer
-                .disk
-                .as_ref()
-                .and_then(|disk| disk.snapshot_due(revision, self.segment))
-            else {
+            let Some(target) = writer.disk.as_ref().and_then(|disk| disk.snapshot_due(revision, self.segment)) else {
                 return Ok(());
             };
             state.pin(revision);
             (target, revision)
         };
-        let _pin = Pin {
-            shared: self,
-            revision,
-        };
+        let _pin = Pin { shared: self, revision };
         let mut after = None;
         let written = snapshot::write(&target, revision, || {
             if self.lock_chores().stop {
@@ -603,9 +489,9 @@ impl Shared {
 
     /// Thread: syncs the log when somebody waits for it, for all who wait at that moment.
     fn commit_groups(&self) {
-        while self.await_chore(|chores| {
-            chores.sync > self.synced.borrow().revision && self.synced.borrow().failed.is_none()
-        }) {
+        while self
+            .await_chore(|chores| chores.sync > self.synced.borrow().revision && self.synced.borrow().failed.is_none())
+        {
             let Ok((file, revision)) = self.lock_writer().map(|writer| {
                 let revision = self.read_state().revision();
                 (writer.disk.as_ref().map(Disk::file), revision)
@@ -638,10 +524,7 @@ impl Shared {
             if chore(&mut chores) {
                 return true;
             }
-            chores = self
-                .wake
-                .wait(chores)
-                .unwrap_or_else(PoisonError::into_inner);
+            chores = self.wake.wait(chores).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -652,8 +535,7 @@ impl Shared {
         {
             disk.fail(error);
         }
-        self.synced
-            .send_modify(|synced| synced.failed = Some(error.to_string()));
+        self.synced.send_modify(|synced| synced.failed = Some(error.to_string()));
     }
 }
 
@@ -662,8 +544,7 @@ impl Handle {
         let shared = &self.shared;
         shared.lock_chores().stop = true;
         shared.wake.notify_all();
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a thread of the store panicked");
@@ -687,10 +568,7 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "the store was not closed properly"
-            );
+            tracing::error!(error = &error as &dyn std::error::Error, "the store was not closed properly");
         }
     }
 }

@@ -63,21 +63,12 @@ pub struct Options {
 impl Options {
     /// A store without files.
     pub fn memory() -> Self {
-        Self {
-            dir: None,
-            durability: Durability::Memory,
-            history: 10_000,
-            segment: 16 << 20,
-        }
+        Self { dir: None, durability: Durability::Memory, history: 10_000, segment: 16 << 20 }
     }
 
     /// A store in `dir` with the default durability, [`Durability::Process`].
     pub fn directory(dir: impl Into<PathBuf>) -> Self {
-        Self {
-            dir: Some(dir.into()),
-            durability: Durability::Process,
-            ..Self::memory()
-        }
+        Self { dir: Some(dir.into()), durability: Durability::Process, ..Self::memory() }
     }
 }
 

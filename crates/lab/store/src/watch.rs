@@ -30,12 +30,7 @@ pub struct Watch {
 
 impl Watch {
     pub(crate) fn new(store: Store, prefix: &str, wake: Arc<Notify>, position: Revision) -> Self {
-        Self {
-            store,
-            prefix: prefix.into(),
-            wake,
-            position,
-        }
+        Self { store, prefix: prefix.into(), wake, position }
     }
 
     /// Waits for the next changes. Cancel-safe: a batch is either returned or not consumed.
@@ -57,30 +52,15 @@ impl Watch {
     /// The next changes if there are any now.
     pub fn try_next(&mut self) -> Result<Option<Batch>, Lagged> {
         let mut events = Vec::new();
-        self.position = self.store.collect(
-            topic(&self.prefix),
-            &self.prefix,
-            self.position,
-            BATCH,
-            &mut events,
-        )?;
-        Ok((!events.is_empty()).then_some(Batch {
-            events,
-            revision: self.position,
-        }))
+        self.position = self.store.collect(topic(&self.prefix), &self.prefix, self.position, BATCH, &mut events)?;
+        Ok((!events.is_empty()).then_some(Batch { events, revision: self.position }))
     }
 
     /// The revision up to which everything under the prefix has been delivered. It moves on with the store as long
     /// as nothing under the prefix changes, without a batch being delivered for it.
     pub fn revision(&mut self) -> Revision {
         let mut none = Vec::new();
-        if let Ok(position) = self.store.collect(
-            topic(&self.prefix),
-            &self.prefix,
-            self.position,
-            0,
-            &mut none,
-        ) {
+        if let Ok(position) = self.store.collect(topic(&self.prefix), &self.prefix, self.position, 0, &mut none) {
             self.position = position;
         }
         self.position
@@ -95,9 +75,6 @@ impl Drop for Watch {
 
 impl std::fmt::Debug for Watch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watch")
-            .field("prefix", &self.prefix)
-            .field("position", &self.position)
-            .finish()
+        f.debug_struct("Watch").field("prefix", &self.prefix).field("position", &self.position).finish()
     }
 }

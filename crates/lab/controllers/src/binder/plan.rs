@@ -70,8 +70,7 @@ fn unbound(index: &Index, claim: &Claim) -> Vec<Step> {
         return vec![Step::SetClass(default.name.clone())];
     }
     let mut steps = match class {
-        Some(Some(class)) if waits => {
-            let _ = class;
+        Some(Some(_)) if waits => {
             vec![notice("WaitForFirstConsumer", "waiting for first consumer to be created before binding")]
         }
         Some(Some(class)) => provision(claim, class),

@@ -42,8 +42,12 @@ fn class(name: &str, wait: bool, default_since: &str) -> Class {
 
 fn index(volumes: Vec<Volume>, classes: Vec<Class>) -> Index {
     let mut index = Index::default();
-    volumes.into_iter().for_each(|volume| index.put_volume(volume));
-    classes.into_iter().for_each(|class| index.put_class(class));
+    for volume in volumes {
+        index.put_volume(volume);
+    }
+    for class in classes {
+        index.put_class(class);
+    }
     index
 }
 
@@ -211,8 +215,9 @@ fn newest_default_class_is_given_to_claims_that_name_none() {
     let mut waiting = some;
     waiting.put_claim(claim("c", "1Gi", nameless));
     let key = ClaimKey { namespace: "n".into(), name: "c".into() };
-    assert_eq!(waiting.waiting("x", true), [key.clone()]);
-    assert_eq!(waiting.waiting("", false), [key]);
+    let key = [key];
+    assert_eq!(waiting.waiting("x", true), key);
+    assert_eq!(waiting.waiting("", false), key);
     assert_eq!(waiting.waiting("x", false), []);
 }
 

@@ -24,10 +24,11 @@ impl Uid {
     /// The number of a UUID. Anything else (owner references hold what users write) gets its hash.
     pub(crate) fn new(text: &str) -> Self {
         let digits: String = text.split('-').collect();
-        if text.len() == 36 && digits.len() == 32 {
-            if let Ok(number) = u128::from_str_radix(&digits, 16) {
-                return Self(number);
-            }
+        if text.len() == 36
+            && digits.len() == 32
+            && let Ok(number) = u128::from_str_radix(&digits, 16)
+        {
+            return Self(number);
         }
         let half = |salt: u8| {
             let mut hasher = DefaultHasher::new();
@@ -291,9 +292,8 @@ impl Graph {
         });
         match found {
             Some(found) if found.deleting == Some(Deleting::Foreground) => Owner::Waiting,
-            Some(_) => Owner::Solid,
             None if served(&owner.api_version, &owner.kind) => Owner::Gone,
-            None => Owner::Solid,
+            Some(_) | None => Owner::Solid,
         }
     }
 

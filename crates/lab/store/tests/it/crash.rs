@@ -13,18 +13,9 @@ const DIR: &str = "OUTRIGGER_STORE_TEST_DIR";
 const POWER: &str = "OUTRIGGER_STORE_TEST_POWER";
 
 fn options(dir: &Path, power: bool) -> Options {
-    let durability = if power {
-        Durability::Power
-    } else {
-        Durability::Process
-    };
+    let durability = if power { Durability::Power } else { Durability::Process };
     // Small files, so that kills also hit rotations and snapshots.
-    Options {
-        durability,
-        history: 50,
-        segment: 4096,
-        ..Options::directory(dir)
-    }
+    Options { durability, history: 50, segment: 4096, ..Options::directory(dir) }
 }
 
 /// Not a test by itself: the process that is killed.
@@ -35,28 +26,18 @@ fn writer_to_be_killed() {
         return;
     };
     let power = std::env::var_os(POWER).is_some();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let store = Store::open(options(Path::new(&dir), power)).unwrap();
     let mut out = std::io::stdout().lock();
     writeln!(out, "\nopen {}", store.revision()).unwrap();
     for count in 0u64.. {
         let key = format!("/r/things/{}", count * 7 % 40);
         let done = if count % 5 == 4 && store.get(&key).is_some() {
-            let gone = store
-                .delete(&key, Expect::Any, |revision| {
-                    value(format!("gone {revision}"))
-                })
-                .unwrap();
+            let gone = store.delete(&key, Expect::Any, |revision| value(format!("gone {revision}"))).unwrap();
             (gone.modified, "delete")
         } else {
             let text = "x".repeat(usize::try_from(count % 300).unwrap());
-            let made = store
-                .write(&key, Expect::Any, |revision| {
-                    value(format!("{revision} {text}"))
-                })
-                .unwrap();
+            let made = store.write(&key, Expect::Any, |revision| value(format!("{revision} {text}"))).unwrap();
             (made.modified, "write")
         };
         if power {
@@ -76,14 +57,7 @@ struct Acknowledged {
 /// Runs the writer on `dir`, kills it after `lines` acknowledgements and takes note of what it said.
 fn run_and_kill(dir: &Path, power: bool, lines: usize, seen: &mut Acknowledged) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args([
-            "--exact",
-            "crash::writer_to_be_killed",
-            "--ignored",
-            "--nocapture",
-        ])
-        .env(DIR, dir);
+    command.args(["--exact", "crash::writer_to_be_killed", "--ignored", "--nocapture"]).env(DIR, dir);
     if power {
         command.env(POWER, "1");
     }
@@ -98,19 +72,10 @@ fn run_and_kill(dir: &Path, power: bool, lines: usize, seen: &mut Acknowledged) 
             return false;
         };
         match kind {
-            "open" => assert!(
-                revision >= seen.newest,
-                "opened at {revision} after {}",
-                seen.newest
-            ),
+            "open" => assert!(revision >= seen.newest, "opened at {revision} after {}", seen.newest),
             "write" | "delete" if words.len() == 3 => {
-                assert!(
-                    revision > seen.newest,
-                    "revision {revision} after {}",
-                    seen.newest
-                );
-                seen.keys
-                    .insert(words[2].to_owned(), (revision, kind == "write"));
+                assert!(revision > seen.newest, "revision {revision} after {}", seen.newest);
+                seen.keys.insert(words[2].to_owned(), (revision, kind == "write"));
             }
             _ => return false,
         }
@@ -119,10 +84,7 @@ fn run_and_kill(dir: &Path, power: bool, lines: usize, seen: &mut Acknowledged) 
     };
     let mut count = 0;
     while count < lines {
-        let line = output
-            .next()
-            .expect("the writer goes on until it is killed")
-            .unwrap();
+        let line = output.next().expect("the writer goes on until it is killed").unwrap();
         count += usize::from(note(&line));
     }
     child.kill().unwrap();
@@ -143,42 +105,22 @@ fn check(dir: &Path, power: bool, seen: &mut Acknowledged) {
         match store.get(key) {
             Some(version) if version.modified == *revision => assert!(exists, "{key}"),
             // The killed process may have made one more change than it could tell.
-            Some(version) => assert!(
-                version.modified > seen.newest,
-                "{key}: {} for {revision}",
-                version.modified
-            ),
+            Some(version) => assert!(version.modified > seen.newest, "{key}: {} for {revision}", version.modified),
             None if *exists => {
-                let mut watch = store
-                    .watch(key, seen.newest.max(store.compacted()))
-                    .unwrap();
-                assert_eq!(
-                    crate::drain(&mut watch).len(),
-                    1,
-                    "{key} of revision {revision} is gone"
-                );
+                let mut watch = store.watch(key, seen.newest.max(store.compacted())).unwrap();
+                assert_eq!(crate::drain(&mut watch).len(), 1, "{key} of revision {revision} is gone");
             }
             None => {}
         }
     }
     // A watcher resumes where it was.
     assert!(store.watch("", seen.newest).is_ok());
-    let unsaid = store
-        .range("", None, 0, None)
-        .unwrap()
-        .versions
-        .iter()
-        .map(|version| version.modified)
-        .max();
+    let unsaid = store.range("", None, 0, None).unwrap().versions.iter().map(|version| version.modified).max();
     seen.newest = store.revision().max(unsaid.unwrap_or(0));
     // From now on the present is what counts; deletions that could not be told included.
     seen.keys = (0..40)
         .map(|n| format!("/r/things/{n}"))
-        .filter_map(|key| {
-            store
-                .get(&key)
-                .map(|version| (key, (version.modified, true)))
-        })
+        .filter_map(|key| store.get(&key).map(|version| (key, (version.modified, true))))
         .collect();
 }
 

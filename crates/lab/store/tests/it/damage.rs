@@ -14,18 +14,9 @@ struct Abandoned {
 }
 
 fn log_files(dir: &Path) -> Vec<PathBuf> {
-    let paths = fs_err::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let mut logs: Vec<PathBuf> = paths
-        .filter(|path| {
-            path.file_name()
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .starts_with("log-")
-        })
-        .collect();
+    let paths = fs_err::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut logs: Vec<PathBuf> =
+        paths.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("log-")).collect();
     logs.sort();
     logs
 }
@@ -41,20 +32,12 @@ fn abandoned(count: usize) -> Abandoned {
     let original = tempfile::tempdir().unwrap();
     let store = Store::open(Options::directory(original.path())).unwrap();
     for index in 0..count {
-        put(
-            &store,
-            &format!("/r/things/{index}"),
-            &format!("value of {index}"),
-        );
+        put(&store, &format!("/r/things/{index}"), &format!("value of {index}"));
     }
     let dir = tempfile::tempdir().unwrap();
     copy(original.path(), dir.path());
     let log = log_files(dir.path()).pop().unwrap();
-    Abandoned {
-        dir,
-        log,
-        newest: store.revision(),
-    }
+    Abandoned { dir, log, newest: store.revision() }
 }
 
 fn open(dir: &Path) -> Result<Store, Error> {
@@ -74,10 +57,7 @@ fn torn_tail_at_every_byte() {
         let kept = store.range("", None, 0, None).unwrap().versions.len();
         ends.push(kept);
         for index in 0..kept {
-            assert_eq!(
-                store.get(&format!("/r/things/{index}")).unwrap().value,
-                value(format!("value of {index}"))
-            );
+            assert_eq!(store.get(&format!("/r/things/{index}")).unwrap().value, value(format!("value of {index}")));
         }
         assert!(store.revision() > newest, "cut at {cut}");
         let next = put(&store, "/r/things/new", "new").modified;
@@ -85,10 +65,7 @@ fn torn_tail_at_every_byte() {
         drop(store);
         let store = open(copied.path()).unwrap();
         assert_eq!(store.get("/r/things/new").unwrap().modified, next);
-        assert_eq!(
-            store.range("", None, 0, None).unwrap().versions.len(),
-            kept + 1
-        );
+        assert_eq!(store.range("", None, 0, None).unwrap().versions.len(), kept + 1);
     }
     ends.dedup();
     assert_eq!(ends, [4, 3, 2, 1, 0]);
@@ -98,12 +75,9 @@ fn torn_tail_at_every_byte() {
 fn tail_of_garbage_is_cut_off() {
     let Abandoned { dir, log, .. } = abandoned(3);
     let whole = fs_err::read(&log).unwrap();
-    for garbage in [
-        &[0; 700][..],
-        b"no record",
-        &whole[whole.len() - 20..],
-        &[0xa7, b'r', 0xec, 0x0d, 0xff, 0xff, 0xff, 0xff],
-    ] {
+    for garbage in
+        [&[0; 700][..], b"no record", &whole[whole.len() - 20..], &[0xa7, b'r', 0xec, 0x0d, 0xff, 0xff, 0xff, 0xff]]
+    {
         let copied = tempfile::tempdir().unwrap();
         copy(dir.path(), copied.path());
         let log = copied.path().join(log.file_name().unwrap());
@@ -128,11 +102,7 @@ fn damage_in_the_middle_is_refused_with_its_place() {
         match refused {
             Error::Corrupt { file, offset, .. } => {
                 assert_eq!(file, log);
-                let record = if byte < 32 {
-                    0
-                } else {
-                    32 + (byte - 32) / length * length
-                };
+                let record = if byte < 32 { 0 } else { 32 + (byte - 32) / length * length };
                 assert_eq!(offset, record as u64, "byte {byte}");
             }
             other => panic!("byte {byte}: {other}"),
@@ -140,15 +110,7 @@ fn damage_in_the_middle_is_refused_with_its_place() {
         assert_eq!(fs_err::read(&log).unwrap(), damaged, "nothing was changed");
     }
     fs_err::write(&log, &whole).unwrap();
-    assert_eq!(
-        open(dir.path())
-            .unwrap()
-            .range("", None, 0, None)
-            .unwrap()
-            .versions
-            .len(),
-        4
-    );
+    assert_eq!(open(dir.path()).unwrap().range("", None, 0, None).unwrap().versions.len(), 4);
 }
 
 #[test]
@@ -162,17 +124,10 @@ fn missing_files_are_refused() {
     for log in &logs {
         let bytes = fs_err::read(log).unwrap();
         fs_err::remove_file(log).unwrap();
-        assert!(
-            matches!(open(dir.path()), Err(Error::Corrupt { .. })),
-            "{}",
-            log.display()
-        );
+        assert!(matches!(open(dir.path()), Err(Error::Corrupt { .. })), "{}", log.display());
         fs_err::write(log, bytes).unwrap();
     }
-    assert_eq!(
-        open(dir.path()).unwrap().get("/a").unwrap().value,
-        value("2")
-    );
+    assert_eq!(open(dir.path()).unwrap().get("/a").unwrap().value, value("2"));
 }
 
 #[test]
@@ -186,10 +141,7 @@ fn cut_log_of_a_closed_store_is_refused() {
     let bytes = fs_err::read(&log).unwrap();
     fs_err::write(&log, &bytes[..bytes.len() - 1]).unwrap();
     let refused = open(dir.path()).unwrap_err().to_string();
-    assert!(
-        refused.contains("ends at revision 2, but the store was closed at revision 3"),
-        "{refused}"
-    );
+    assert!(refused.contains("ends at revision 2, but the store was closed at revision 3"), "{refused}");
 }
 
 #[test]
@@ -204,15 +156,9 @@ fn foreign_format_is_refused() {
         damaged[byte] ^= 1;
         fs_err::write(&file, damaged).unwrap();
         let refused = Store::restore(&file, Options::memory());
-        assert!(
-            matches!(refused, Err(Error::Corrupt { .. })),
-            "byte {byte}: {refused:?}"
-        );
+        assert!(matches!(refused, Err(Error::Corrupt { .. })), "byte {byte}: {refused:?}");
         fs_err::write(&file, &bytes[..byte]).unwrap();
-        assert!(matches!(
-            Store::restore(&file, Options::memory()),
-            Err(Error::Corrupt { .. })
-        ));
+        assert!(matches!(Store::restore(&file, Options::memory()), Err(Error::Corrupt { .. })));
     }
 }
 
@@ -221,17 +167,9 @@ fn second_opener_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
     let refused = open(dir.path()).unwrap_err();
-    assert!(
-        refused
-            .to_string()
-            .ends_with(&format!("in use by process {}", std::process::id())),
-        "{refused}"
-    );
+    assert!(refused.to_string().ends_with(&format!("in use by process {}", std::process::id())), "{refused}");
     store.close().unwrap();
-    assert!(matches!(
-        store.write("/a", Expect::Any, |_| value("1")),
-        Err(Error::Closed)
-    ));
+    assert!(matches!(store.write("/a", Expect::Any, |_| value("1")), Err(Error::Closed)));
     put(&open(dir.path()).unwrap(), "/a", "1");
 }
 
@@ -245,18 +183,9 @@ fn unusable_directories_have_clear_errors() {
     let cause = std::error::Error::source(&refused).unwrap().to_string();
     assert!(cause.contains(file.to_str().unwrap()), "{cause}");
     for options in [
-        Options {
-            history: 0,
-            ..Options::memory()
-        },
-        Options {
-            dir: None,
-            ..Options::directory("x")
-        },
-        Options {
-            dir: Some(dir.path().into()),
-            ..Options::memory()
-        },
+        Options { history: 0, ..Options::memory() },
+        Options { dir: None, ..Options::directory("x") },
+        Options { dir: Some(dir.path().into()), ..Options::memory() },
     ] {
         assert!(matches!(Store::open(options), Err(Error::Options(_))));
     }

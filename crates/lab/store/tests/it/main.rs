@@ -21,11 +21,7 @@ fn put(store: &Store, key: &str, text: &str) -> Version {
 }
 
 fn memory(history: usize) -> Store {
-    Store::open(Options {
-        history,
-        ..Options::memory()
-    })
-    .unwrap()
+    Store::open(Options { history, ..Options::memory() }).unwrap()
 }
 
 /// Everything that a watch can deliver now.

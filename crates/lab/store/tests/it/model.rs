@@ -34,22 +34,10 @@ enum Wanted {
     Any,
 }
 
-const KEYS: [&str; 6] = [
-    "/r/a/x/1",
-    "/r/a/x/2",
-    "/r/a/y/1",
-    "/r/ab/x/1",
-    "/r/b//1",
-    "/r/b//10",
-];
+const KEYS: [&str; 6] = ["/r/a/x/1", "/r/a/x/2", "/r/a/y/1", "/r/ab/x/1", "/r/b//1", "/r/b//10"];
 
 fn wanted() -> impl Strategy<Value = Wanted> {
-    prop_oneof![
-        Just(Wanted::Absent),
-        Just(Wanted::Newest),
-        Just(Wanted::Stale),
-        Just(Wanted::Any)
-    ]
+    prop_oneof![Just(Wanted::Absent), Just(Wanted::Newest), Just(Wanted::Stale), Just(Wanted::Any)]
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -86,38 +74,24 @@ impl Model {
     fn change(&mut self, key: &str, kind: EventKind, value: Vec<u8>, revision: Revision) {
         let previous = self.now.get(key).cloned();
         if kind == EventKind::Put {
-            let created = previous
-                .as_ref()
-                .map_or(revision, |(_, created, _)| *created);
-            self.now
-                .insert(key.to_owned(), (value.clone(), created, revision));
+            let created = previous.as_ref().map_or(revision, |(_, created, _)| *created);
+            self.now.insert(key.to_owned(), (value.clone(), created, revision));
         } else {
             self.now.remove(key);
         }
         let previous = previous.map(|(value, ..)| value);
-        self.changes.push(Change {
-            revision,
-            key: key.to_owned(),
-            kind,
-            value,
-            previous,
-        });
+        self.changes.push(Change { revision, key: key.to_owned(), kind, value, previous });
         self.remember(revision);
     }
 
     fn remember(&mut self, revision: Revision) {
-        let rows = self.now.iter().map(|(key, (value, created, modified))| {
-            (key.clone(), value.clone(), *created, *modified)
-        });
+        let rows =
+            self.now.iter().map(|(key, (value, created, modified))| (key.clone(), value.clone(), *created, *modified));
         self.past.insert(revision, rows.collect());
     }
 
     fn limit(&mut self, history: usize) {
-        let kept = self
-            .changes
-            .iter()
-            .filter(|change| change.revision > self.floor)
-            .count();
+        let kept = self.changes.iter().filter(|change| change.revision > self.floor).count();
         if kept > history {
             let newest_dropped = self.changes[self.changes.len() - history - 1].revision;
             self.floor = self.floor.max(newest_dropped);
@@ -132,14 +106,12 @@ fn rows(store: &Store, prefix: &str, page: usize, at: Option<Revision>) -> Resul
     loop {
         let range = store.range(prefix, after.as_deref(), page, at)?;
         at = Some(range.revision);
-        rows.extend(range.versions.iter().map(|version| {
-            (
-                version.key.to_string(),
-                version.value.to_vec(),
-                version.created,
-                version.modified,
-            )
-        }));
+        rows.extend(
+            range
+                .versions
+                .iter()
+                .map(|version| (version.key.to_string(), version.value.to_vec(), version.created, version.modified)),
+        );
         assert_eq!(range.more, range.remaining > 0);
         if !range.more {
             return Ok(rows);
@@ -151,13 +123,8 @@ fn rows(store: &Store, prefix: &str, page: usize, at: Option<Revision>) -> Resul
 fn check(store: &Store, model: &Model) {
     assert_eq!(store.compacted(), model.floor);
     for key in KEYS {
-        let known = model
-            .now
-            .get(key)
-            .map(|(value, created, modified)| (value.clone(), *created, *modified));
-        let got = store
-            .get(key)
-            .map(|version| (version.value.to_vec(), version.created, version.modified));
+        let known = model.now.get(key).map(|(value, created, modified)| (value.clone(), *created, *modified));
+        let got = store.get(key).map(|version| (version.value.to_vec(), version.created, version.modified));
         assert_eq!(got, known, "{key}");
     }
     for (revision, expected) in &model.past {
@@ -165,17 +132,10 @@ fn check(store: &Store, model: &Model) {
             let got = rows(store, prefix, 2, Some(*revision));
             if *revision < model.floor {
                 assert!(matches!(got, Err(Error::Compacted { .. })));
-                assert!(matches!(
-                    store.watch(prefix, *revision),
-                    Err(Error::Compacted { .. })
-                ));
+                assert!(matches!(store.watch(prefix, *revision), Err(Error::Compacted { .. })));
                 continue;
             }
-            let expected: Vec<Row> = expected
-                .iter()
-                .filter(|row| row.0.starts_with(prefix))
-                .cloned()
-                .collect();
+            let expected: Vec<Row> = expected.iter().filter(|row| row.0.starts_with(prefix)).cloned().collect();
             assert_eq!(got.unwrap(), expected, "{prefix} at {revision}");
             let mut watch = store.watch(prefix, *revision).unwrap();
             let events: Vec<Change> = drain(&mut watch)
@@ -188,46 +148,24 @@ fn check(store: &Store, model: &Model) {
                     previous: event.previous.map(|value| value.to_vec()),
                 })
                 .collect();
-            let due = model
-                .changes
-                .iter()
-                .filter(|change| change.revision > *revision && change.key.starts_with(prefix));
-            assert_eq!(
-                events,
-                due.cloned().collect::<Vec<_>>(),
-                "{prefix} from {revision}"
-            );
+            let due =
+                model.changes.iter().filter(|change| change.revision > *revision && change.key.starts_with(prefix));
+            assert_eq!(events, due.cloned().collect::<Vec<_>>(), "{prefix} from {revision}");
             assert_eq!(watch.revision(), store.revision());
         }
     }
     let future = store.revision() + 1;
-    assert!(matches!(
-        store.range("", None, 0, Some(future)),
-        Err(Error::Future { .. })
-    ));
+    assert!(matches!(store.range("", None, 0, Some(future)), Err(Error::Future { .. })));
     assert!(matches!(store.watch("", future), Err(Error::Future { .. })));
     let stats = store.stats();
     assert_eq!(stats.keys, model.now.len());
-    assert_eq!(
-        stats.value_bytes,
-        model
-            .now
-            .values()
-            .map(|(value, ..)| value.len() as u64)
-            .sum::<u64>()
-    );
+    assert_eq!(stats.value_bytes, model.now.values().map(|(value, ..)| value.len() as u64).sum::<u64>());
 }
 
 fn run(ops: Vec<Op>, history: usize, options: &Options) {
-    let options = Options {
-        history,
-        ..options.clone()
-    };
+    let options = Options { history, ..options.clone() };
     let mut store = Store::open(options.clone()).unwrap();
-    let mut model = Model {
-        floor: store.compacted(),
-        ..Model::default()
-    };
+    let mut model = Model { floor: store.compacted(), ..Model::default() };
     model.remember(store.revision());
     for (step, op) in ops.into_iter().enumerate() {
         let before = store.revision();
@@ -248,15 +186,9 @@ fn run(ops: Vec<Op>, history: usize, options: &Options) {
                 };
                 let text = format!("value {step}");
                 let (kind, done) = if matches!(op, Op::Write { .. }) {
-                    (
-                        EventKind::Put,
-                        store.write(key, expect, |revision| value(format!("{text} {revision}"))),
-                    )
+                    (EventKind::Put, store.write(key, expect, |revision| value(format!("{text} {revision}"))))
                 } else {
-                    (
-                        EventKind::Delete,
-                        store.delete(key, expect, |revision| value(format!("{text} {revision}"))),
-                    )
+                    (EventKind::Delete, store.delete(key, expect, |revision| value(format!("{text} {revision}"))))
                 };
                 if met && (kind == EventKind::Put || modified.is_some()) {
                     let version = done.unwrap();
@@ -264,9 +196,7 @@ fn run(ops: Vec<Op>, history: usize, options: &Options) {
                     assert_eq!(version.value, value(format!("{text} {}", version.modified)));
                     model.change(key, kind, version.value.to_vec(), version.modified);
                 } else {
-                    let Err(Error::Conflict { current, .. }) = done else {
-                        panic!("{done:?}")
-                    };
+                    let Err(Error::Conflict { current, .. }) = done else { panic!("{done:?}") };
                     assert_eq!(current.map(|version| version.modified), modified);
                     assert_eq!(store.revision(), before);
                 }
@@ -300,22 +230,14 @@ fn run(ops: Vec<Op>, history: usize, options: &Options) {
                     fs_err::write(path, bytes).unwrap();
                 }
                 store = Store::open(options.clone()).unwrap();
-                assert!(
-                    store.revision() > before,
-                    "the counter skips after an unclean stop"
-                );
+                assert!(store.revision() > before, "the counter skips after an unclean stop");
                 if before + 1 < store.revision() {
-                    assert!(matches!(
-                        store.watch("", before + 1),
-                        Err(Error::Compacted { .. })
-                    ));
+                    assert!(matches!(store.watch("", before + 1), Err(Error::Compacted { .. })));
                 }
             }
         }
         model.limit(history);
-        model
-            .past
-            .retain(|revision, _| *revision + 60 > before || *revision >= model.floor);
+        model.past.retain(|revision, _| *revision + 60 > before || *revision >= model.floor);
         model.remember(store.revision());
     }
     check(&store, &model);

@@ -14,20 +14,8 @@ async fn slow_watcher_is_told() {
     for index in 0..11 {
         put(&store, "/r/k", &index.to_string());
     }
-    assert_eq!(
-        watch.next().await,
-        Err(Lagged {
-            position: 1,
-            compacted: 2
-        })
-    );
-    assert!(matches!(
-        store.watch("/r/", 1),
-        Err(Error::Compacted {
-            requested: 1,
-            compacted: 2
-        })
-    ));
+    assert_eq!(watch.next().await, Err(Lagged { position: 1, compacted: 2 }));
+    assert!(matches!(store.watch("/r/", 1), Err(Error::Compacted { requested: 1, compacted: 2 })));
     assert_eq!(drain(&mut store.watch("/r/", 2).unwrap()).len(), 10);
 }
 
@@ -55,11 +43,7 @@ async fn watcher_sleeps_until_its_prefix_changes() {
     let mut watch = store.watch("/r/a/one", 1).unwrap();
     put(&store, "/r/b/one", "1");
     put(&store, "/r/a/other", "1");
-    assert!(
-        tokio::time::timeout(Duration::from_millis(20), watch.next())
-            .await
-            .is_err()
-    );
+    assert!(tokio::time::timeout(Duration::from_millis(20), watch.next()).await.is_err());
     let writer = store.clone();
     let task = tokio::spawn(async move {
         let batch = watch.next().await.unwrap();
@@ -90,10 +74,7 @@ fn compaction_keeps_what_is_at_the_floor() {
     let store = memory(100);
     put(&store, "/a", "1");
     put(&store, "/b", "1");
-    let floor = store
-        .delete("/a", Expect::Any, |_| value("end"))
-        .unwrap()
-        .modified;
+    let floor = store.delete("/a", Expect::Any, |_| value("end")).unwrap().modified;
     put(&store, "/b", "2");
     store.compact(floor).unwrap();
     store.compact(floor - 1).unwrap();
@@ -124,44 +105,17 @@ fn paging_reads_one_revision() {
     assert!(first.more);
     assert_eq!(first.remaining, 4);
     put(&store, "/r/k/5", "new");
-    store
-        .delete("/r/k/4", Expect::Any, |_| value("gone"))
-        .unwrap();
+    store.delete("/r/k/4", Expect::Any, |_| value("gone")).unwrap();
     put(&store, "/r/k/9", "new");
     let after = first.versions[2].key.clone();
-    let second = store
-        .range("/r/k/", Some(&after), 0, Some(first.revision))
-        .unwrap();
-    let keys: Vec<_> = second
-        .versions
-        .iter()
-        .map(|version| &*version.key)
-        .collect();
+    let second = store.range("/r/k/", Some(&after), 0, Some(first.revision)).unwrap();
+    let keys: Vec<_> = second.versions.iter().map(|version| &*version.key).collect();
     assert_eq!(keys, ["/r/k/3", "/r/k/4", "/r/k/5", "/r/k/6"]);
-    assert!(
-        second
-            .versions
-            .iter()
-            .all(|version| version.value == value("old"))
-    );
+    assert!(second.versions.iter().all(|version| version.value == value("old")));
     assert_eq!(second.revision, first.revision);
     // A start outside the prefix.
-    assert_eq!(
-        store
-            .range("/r/k/", Some("/a"), 0, None)
-            .unwrap()
-            .versions
-            .len(),
-        7
-    );
-    assert_eq!(
-        store
-            .range("/r/k/", Some("/z"), 0, None)
-            .unwrap()
-            .versions
-            .len(),
-        0
-    );
+    assert_eq!(store.range("/r/k/", Some("/a"), 0, None).unwrap().versions.len(), 7);
+    assert_eq!(store.range("/r/k/", Some("/z"), 0, None).unwrap().versions.len(), 0);
 }
 
 #[test]
@@ -171,11 +125,7 @@ fn fork_is_independent() {
     put(&store, "/r/b", "1");
     let fork = store.fork();
     assert_eq!(fork.revision(), store.revision());
-    assert_eq!(
-        fork.get("/r/a").unwrap().value.as_ptr(),
-        made.value.as_ptr(),
-        "values are shared"
-    );
+    assert_eq!(fork.get("/r/a").unwrap().value.as_ptr(), made.value.as_ptr(), "values are shared");
     put(&store, "/r/a", "store");
     put(&fork, "/r/a", "fork");
     fork.delete("/r/b", Expect::Any, |_| value("end")).unwrap();
@@ -195,9 +145,7 @@ fn snapshot_restores_everywhere() {
     for index in 0..5000 {
         put(&store, &format!("/r/k/{index:04}"), &index.to_string());
     }
-    store
-        .delete("/r/k/0007", Expect::Any, |_| value("end"))
-        .unwrap();
+    store.delete("/r/k/0007", Expect::Any, |_| value("end")).unwrap();
     let revision = store.snapshot_to(&file).unwrap();
     assert_eq!(revision, store.revision());
     let expected = store.range("", None, 0, None).unwrap();
@@ -219,11 +167,7 @@ fn snapshot_restores_everywhere() {
     }
     let refused = Store::restore(&file, options);
     assert!(matches!(refused, Err(Error::Options(_))));
-    assert_eq!(
-        fs_err::read_dir(dir.path()).unwrap().count(),
-        2,
-        "no temporary file is left"
-    );
+    assert_eq!(fs_err::read_dir(dir.path()).unwrap().count(), 2, "no temporary file is left");
 }
 
 #[test]
@@ -231,9 +175,7 @@ fn panicking_maker_changes_nothing() {
     let store = memory(100);
     put(&store, "/a", "1");
     let before = store.revision();
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        store.write("/a", Expect::Any, |_| panic!("no value"))
-    }));
+    let result = catch_unwind(AssertUnwindSafe(|| store.write("/a", Expect::Any, |_| panic!("no value"))));
     assert!(result.is_err());
     assert_eq!(store.revision(), before);
     assert_eq!(put(&store, "/a", "2").modified, before + 1);
@@ -244,17 +186,11 @@ fn oversized_input_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(Options::directory(dir.path())).unwrap();
     let key = "k".repeat(70_000);
-    assert!(matches!(
-        store.write(&key, Expect::Any, |_| value("")),
-        Err(Error::TooLarge { limit: 65_535, .. })
-    ));
+    assert!(matches!(store.write(&key, Expect::Any, |_| value("")), Err(Error::TooLarge { limit: 65_535, .. })));
     let huge = store.write("/a", Expect::Any, |_| vec![0; (256 << 20) + 1].into());
     assert!(matches!(huge, Err(Error::TooLarge { .. })));
     assert_eq!(store.revision(), 1);
     let empty = store.write("", Expect::Absent, |_| value("")).unwrap();
     drop(store);
-    assert_eq!(
-        Store::open(Options::directory(dir.path())).unwrap().get(""),
-        Some(empty)
-    );
+    assert_eq!(Store::open(Options::directory(dir.path())).unwrap().get(""), Some(empty));
 }
