@@ -58,6 +58,11 @@ impl Driver {
         Self { client, shutdown, task }
     }
 
+    /// Waits until the driver ends by itself.
+    pub(crate) async fn ended(self) {
+        self.task.await.unwrap().unwrap();
+    }
+
     pub(crate) async fn stop(self) {
         drop(self.client);
         self.shutdown.trigger();
