@@ -163,7 +163,7 @@ fn rpcs() -> Vec<Rpc> {
         Rpc("create-volume", json!({ "name": long, "volume_capabilities": capabilities }), "InvalidArgument", "128"),
         Rpc("create-volume", json!({ "name": "a\u{1}b", "volume_capabilities": capabilities }), "InvalidArgument", "control"),
         Rpc("create-volume", json!({ "name": "v", "volume_capabilities": [{ "mount": {} }] }), "InvalidArgument", "access_mode"),
-        Rpc("create-volume", json!({ "name": "v", "volume_capabilities": [{ "access_mode": { "mode": "SINGLE_NODE_WRITER" } }] }), "InvalidArgument", "access_type"),
+        Rpc("create-volume", json!({ "name": "v", "volume_capabilities": [{ "access_mode": { "mode": "SINGLE_NODE_WRITER" } }] }), "InvalidArgument", "an access type, block or mount, is required"),
         Rpc("create-volume", json!({ "name": "v", "volume_capabilities": capabilities, "capacity_range": { "required_bytes": 2, "limit_bytes": 1 } }), "InvalidArgument", "limit_bytes"),
         Rpc("create-volume", json!({ "name": "v", "volume_capabilities": capabilities, "capacity_range": { "required_bytes": -1 } }), "InvalidArgument", "negative"),
         Rpc("create-volume", json!({ "name": "v", "volume_capabilities": capabilities, "capacity_range": { "required_bytes": 1_i64 << 60 } }), "OutOfRange", ""),

@@ -128,6 +128,7 @@ async fn follow_plugins(layout: &Layout, node: &Node, children: &[Supervised], r
 /// Registers the driver again when it was started again, and keeps the record of who runs. Never returns but by error.
 async fn watch_plugins(layout: &Layout, node: &Node, children: &[Supervised], record: &mut Record) -> Result<()> {
     let mut changes: Vec<_> = children.iter().map(Supervised::changes).collect();
+    let mut registered = children.iter().find(|child| child.name() == "driver").and_then(|child| child.state().process);
     loop {
         if changes.is_empty() {
             return std::future::pending().await;
@@ -136,11 +137,11 @@ async fn watch_plugins(layout: &Layout, node: &Node, children: &[Supervised], re
         let (_, place, _) = futures_util::future::select_all(waits).await;
         let state = *changes[place].borrow_and_update();
         write_children(layout, children, record)?;
-        if children[place].name() == "driver"
-            && state.ready
-            && let Err(error) = register(layout, node).await
-        {
-            tracing::error!("the driver is not registered: {error:#}");
+        if children[place].name() == "driver" && state.ready && state.process != registered {
+            registered = state.process;
+            if let Err(error) = register(layout, node).await {
+                tracing::error!("the driver is not registered: {error:#}");
+            }
         }
     }
 }
