@@ -14,3 +14,4 @@ mod driver;
 mod effects;
 mod faults;
 mod harness;
+mod lab;
