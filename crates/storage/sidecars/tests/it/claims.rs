@@ -318,3 +318,96 @@ async fn guards_follow_the_reclaim_policy() {
     assert_eq!(cluster.requests(&format!("{} persistentvolumes", Method::DELETE)), 0);
     process.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_source_of_a_clone_stays_until_the_clone_is_made() {
+    let (cluster, driver) = (Cluster::new(), Driver::start(false));
+    class(&cluster, "fast", json!({}));
+    let mut config = config();
+    config.driver.clone_volume = true;
+    config.timeout = Duration::from_secs(10);
+    let process = Process::start(&cluster, &driver, &Effects::default(), config);
+    claim(&cluster, "source", json!({}));
+    bound(&cluster, "source").await;
+
+    let copy_of = |size: &str| {
+        json!({ "spec": {
+            "dataSource": { "kind": "PersistentVolumeClaim", "name": "source" },
+            "resources": { "requests": { "storage": size } },
+        } })
+    };
+    // Too small a copy is refused without a call.
+    let small = claim(&cluster, "small", copy_of("1Mi"));
+    let message = cluster.until("the refusal", |cluster| cluster.events("ProvisioningFailed").pop()).await;
+    assert!(message.contains("error, new PVC request must be greater than or equal in size"), "{message}");
+    delete_claim(&cluster, "small");
+    assert!(driver.requests(&small).is_empty());
+
+    driver.script([Script::Hangs]);
+    let name = claim(&cluster, "copy", copy_of("2Gi"));
+    cluster.until("the call", |_| (!driver.requests(&name).is_empty()).then_some(())).await;
+    let source = driver.requests(&name)[0].volume_content_source.clone().unwrap();
+    assert!(format!("{source:?}").contains("id-1"), "{source:?}");
+    delete_claim(&cluster, "source");
+    let guarded = cluster.get("persistentvolumeclaims", "shop", "source").unwrap();
+    assert_eq!(guarded["metadata"]["finalizers"], json!(["provisioner.storage.kubernetes.io/cloning-protection"]));
+    driver.release();
+    bound(&cluster, "copy").await;
+    cluster
+        .until("the source to go", |cluster| {
+            cluster.get("persistentvolumeclaims", "shop", "source").is_none().then_some(())
+        })
+        .await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sources_that_are_not_ours_are_explained() {
+    let (cluster, driver) = (Cluster::new(), Driver::start(false));
+    class(&cluster, "fast", json!({}));
+    let process = start(&cluster, &driver);
+    let from =
+        |group: &str, kind: &str| json!({ "spec": { "dataSource": { "apiGroup": group, "kind": kind, "name": "x" } } });
+    let snapshot = claim(&cluster, "restored", from("snapshot.storage.k8s.io", "VolumeSnapshot"));
+    let message = cluster.until("the explanation", |cluster| cluster.events("ProvisioningFailed").pop()).await;
+    assert_eq!(
+        message,
+        "failed to provision volume with StorageClass \"fast\": the claim asks for the contents of VolumeSnapshot x, but this provisioner does not restore snapshots yet"
+    );
+    let populated = claim(&cluster, "populated", from("example.com", "Dump"));
+    cluster
+        .until("the populator's turn", |cluster| {
+            let messages = cluster.events("Provisioning");
+            messages
+                .iter()
+                .any(|message| message == "Assuming an external populator will provision the volume")
+                .then_some(())
+        })
+        .await;
+    assert!(driver.requests(&snapshot).is_empty() && driver.requests(&populated).is_empty());
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_tell_the_story_as_users_know_it() {
+    let (cluster, driver) = (Cluster::new(), Driver::start(false));
+    class(&cluster, "fast", json!({}));
+    driver.script([Script::Fails(|m| Error::internal(m))]);
+    let process = start(&cluster, &driver);
+    let name = claim(&cluster, "data", json!({}));
+    bound(&cluster, "data").await;
+    driver.fail_deletions(1);
+    delete_claim(&cluster, "data");
+    empty(&cluster, &driver).await;
+    process.stop().await;
+    assert_eq!(
+        cluster.events("Provisioning")[0],
+        "External provisioner is provisioning volume for claim \"shop/data\""
+    );
+    assert_eq!(
+        cluster.events("ProvisioningFailed"),
+        ["failed to provision volume with StorageClass \"fast\": rpc error: code = Internal desc = scripted"]
+    );
+    assert_eq!(cluster.events("ProvisioningSucceeded"), [format!("Successfully provisioned volume {name}")]);
+    assert_eq!(cluster.events("VolumeFailedDelete"), ["rpc error: code = Internal desc = scripted"]);
+}

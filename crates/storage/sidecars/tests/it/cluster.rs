@@ -62,6 +62,8 @@ struct State {
     /// Whether they are told so by an event, rather than by the status of the answer.
     expire_by_event: bool,
     faults: Vec<Planned>,
+    /// Reason and message of each event.
+    events: Vec<(String, String)>,
     /// `METHOD resource` of each request but watches.
     requests: Vec<String>,
 }
@@ -119,6 +121,12 @@ impl Cluster {
     pub(crate) fn list(&self, resource: &str) -> Vec<Value> {
         let state = self.state();
         state.objects.iter().filter(|((r, ..), _)| r == resource).map(|(_, object)| object.clone()).collect()
+    }
+
+    /// The messages of the events with this reason.
+    pub(crate) fn events(&self, reason: &str) -> Vec<String> {
+        let state = self.state();
+        state.events.iter().filter(|(r, _)| r == reason).map(|(_, message)| message.clone()).collect()
     }
 
     /// Creates or replaces an object, as some other program would.
@@ -255,6 +263,8 @@ impl Cluster {
             }
             let mut object: Value = serde_json::from_slice(body).unwrap();
             if resource == "events" {
+                let text = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
+                state.events.push((text("reason"), text("message")));
                 return reply(201, &object);
             }
             if !namespace.is_empty() {

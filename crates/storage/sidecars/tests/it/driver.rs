@@ -74,7 +74,8 @@ impl Driver {
         let endpoint: Endpoint = dir.path().join("csi.sock").display().to_string().parse().unwrap();
         let inner = Arc::new(Inner { topology, ..Inner::default() });
         let stop = CancellationToken::new();
-        let mut plugin = Plugin::new(inner.clone()).controller(inner.clone()).create_delete_volume(inner.clone());
+        let mut plugin =
+            Plugin::new(inner.clone()).controller(inner.clone()).create_delete_volume(inner.clone()).clone_volume();
         if topology {
             plugin = plugin.accessibility_constraints();
         }
