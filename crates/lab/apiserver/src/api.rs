@@ -4,21 +4,19 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use outrigger_lab_schema::{Definitions, Schema, builtin};
-use outrigger_lab_store::{Error as StoreError, Store, Version};
+use outrigger_lab_store::Store;
 use ring::rand::SystemRandom;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Authenticator, Authorizer, TokenIssuer, TokenSubject};
 use crate::cache::EventCache;
-use crate::convert;
+use crate::crd::is_definition;
 use crate::expire::Expiry;
 use crate::kinds::{KindInfo, Registry};
 use crate::metrics::Metrics;
 use crate::object::meta;
 use crate::openapi::Documents;
-use crate::status::ApiError;
 
 /// How the lab's API presents itself.
 #[derive(Debug, Clone)]
@@ -29,6 +27,8 @@ pub struct Config {
     pub server: String,
     /// How often a watch that allows bookmarks gets one.
     pub bookmark_interval: Duration,
+    /// Where the time of objects, tokens and ages comes from.
+    pub clock: fn() -> Timestamp,
     /// How long a watch lasts that names no timeout; each gets up to twice this.
     pub watch_timeout: Duration,
 }
@@ -38,8 +38,9 @@ impl Default for Config {
         Self {
             version: "v1.37.0".to_owned(),
             server: "https://127.0.0.1:6443".to_owned(),
-            bookmark_interval: Duration::from_secs(60),
-            watch_timeout: Duration::from_secs(1800),
+            bookmark_interval: Duration::from_mins(1),
+            clock: Timestamp::now,
+            watch_timeout: Duration::from_mins(30),
         }
     }
 }
@@ -108,7 +109,7 @@ impl Api {
 
     /// The time of a request.
     pub(crate) fn now(&self) -> Timestamp {
-        Timestamp::now()
+        (self.0.config.clock)()
     }
 
     /// The kinds served now.
@@ -120,51 +121,6 @@ impl Api {
     pub(crate) fn set_custom(&self, custom: Vec<Arc<KindInfo>>) {
         let mut registry = self.0.registry.write().unwrap_or_else(PoisonError::into_inner);
         *registry = Arc::new(registry.with_custom(custom));
-    }
-
-    /// The schema of a kind with the definitions it refers to; `None` if nothing is known of its shape.
-    pub(crate) fn schema<'a>(&self, kind: &'a KindInfo) -> Option<(&'a Schema, &'static Definitions)> {
-        let builtin = builtin();
-        match &kind.custom {
-            Some(custom) => Some((&custom.schema, &builtin.definitions)),
-            None => builtin.kind(&kind.group, &kind.version, &kind.kind).map(|known| (&known.schema, &builtin.definitions)),
-        }
-    }
-
-    /// A stored object as its kind serves it. Custom kinds get their defaults on reading too, since their schema may
-    /// have changed since the object was written.
-    pub(crate) fn parse(&self, kind: &KindInfo, version: &Version) -> Result<Value, ApiError> {
-        self.parse_bytes(kind, &version.value)
-    }
-
-    pub(crate) fn parse_bytes(&self, kind: &KindInfo, bytes: &[u8]) -> Result<Value, ApiError> {
-        let mut value: Value =
-            serde_json::from_slice(bytes).map_err(|error| ApiError::internal(format!("stored {} is damaged: {error}", kind.qualified())))?;
-        convert::to_served(kind, &mut value);
-        if kind.custom.is_some() {
-            self.default(kind, &mut value);
-        }
-        Ok(value)
-    }
-
-    /// Whether stored bytes of this kind are what clients get.
-    pub(crate) fn verbatim(&self, kind: &KindInfo) -> bool {
-        kind.custom.is_none() && kind.stored_as_served()
-    }
-
-    pub(crate) fn store_error(&self, error: StoreError) -> ApiError {
-        match error {
-            StoreError::Compacted { requested, compacted } => {
-                ApiError::expired(format!("The resourceVersion for the provided list is too old: {requested} ({compacted})"))
-            }
-            StoreError::Future { requested, current } => ApiError::future_revision(requested, current),
-            StoreError::TooLarge { .. } => ApiError::too_large(error.to_string()),
-            StoreError::Closed => ApiError::new(http::StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "the server is stopping"),
-            other => {
-                tracing::error!(error = &other as &dyn std::error::Error, "store operation failed");
-                ApiError::internal(other)
-            }
-        }
     }
 
     /// Whether the account and the object that a token is bound to are still those it was issued for.
@@ -184,10 +140,9 @@ impl Api {
     }
 
     /// Follow-up of a write that changed the store: custom kinds follow their definitions before the write is answered.
-    pub(crate) fn after_write(&self, kind: &KindInfo, _revision: u64) -> Result<(), ApiError> {
-        if &*kind.plural == "customresourcedefinitions" && &*kind.group == "apiextensions.k8s.io" {
+    pub(crate) fn after_write(&self, kind: &KindInfo) {
+        if is_definition(kind) {
             self.reload_definitions();
         }
-        Ok(())
     }
 }

@@ -14,9 +14,11 @@ use crate::kinds::{KindInfo, Resource};
 use crate::ownership::Ownership;
 use crate::patch::Patch;
 use crate::request::{ListOptions, WriteOptions};
+use crate::shape;
 use crate::status::ApiError;
 use crate::watch::{EventType, Watch};
-use crate::write::{Actor, Part, Target, Written};
+use crate::part::Part;
+use crate::write::{Actor, Target, Written};
 
 /// A client in the process of the server. Its requests take the same path as those from the network, from
 /// authorisation on. Cheap to clone.
@@ -73,7 +75,7 @@ impl Client {
     }
 
     async fn finish(&self, written: Written) -> Result<Value, ApiError> {
-        self.api.store().durable(written.revision).await.map_err(|error| self.api.store_error(error))?;
+        self.api.store().durable(written.revision).await?;
         serde_json::from_slice(&written.bytes).map_err(ApiError::internal)
     }
 
@@ -81,7 +83,7 @@ impl Client {
     pub fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Value, ApiError> {
         let target = self.target(resource, namespace, name)?;
         let version = self.api.read(&target)?;
-        self.api.parse(&target.kind, &version)
+        shape::parse(&target.kind, &version)
     }
 
     /// Objects of a namespace, or of all if `namespace` is empty.
@@ -158,7 +160,7 @@ impl Client {
     pub async fn delete(&self, resource: &Resource, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Value, ApiError> {
         let target = self.target(resource, namespace, name)?;
         let deleted = self.api.delete(self.actor(), &target, options)?;
-        self.api.store().durable(deleted.revision).await.map_err(|error| self.api.store_error(error))?;
+        self.api.store().durable(deleted.revision).await?;
         serde_json::from_slice(&deleted.bytes).map_err(ApiError::internal)
     }
 }

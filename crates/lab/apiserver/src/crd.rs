@@ -15,8 +15,10 @@ use crate::kinds::{Custom, Generation, HookContext, KindInfo, Rules, Subresource
 use crate::ownership::Ownership;
 use crate::object::{self, at, fields, meta, section, text};
 use crate::scale::simple_path;
+use crate::shape;
 use crate::status::ApiError;
-use crate::write::{Actor, Part, Target};
+use crate::part::Part;
+use crate::write::{Actor, Target};
 
 /// Holds a definition until its objects are gone.
 pub(crate) const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -55,7 +57,7 @@ pub(crate) fn check(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldErro
         errors.push(FieldError::invalid(
             "metadata.name",
             &Value::from(meta(new, "name")),
-            &format!("must be spec.names.plural+\".\"+spec.group"),
+            "must be spec.names.plural+\".\"+spec.group",
         ));
     }
     for field in ["plural", "singular"] {
@@ -323,7 +325,7 @@ impl Api {
     /// Deletes the objects of a definition; when none is left, lets the definition go.
     fn purge(&self, actor: Actor<'_>, target: &Target) -> Result<(), ApiError> {
         let Ok(version) = self.read(target) else { return Ok(()) };
-        let definition = self.parse(&target.kind, &version)?;
+        let definition = shape::parse(&target.kind, &version)?;
         if !object::is_terminating(&definition) {
             return Ok(());
         }
@@ -331,7 +333,7 @@ impl Api {
         let kind = registry.kinds().find(|kind| kind.custom.as_ref().is_some_and(|custom| custom.definition == target.name)).cloned();
         let mut left = 0;
         if let Some(kind) = kind {
-            let range = self.store().range(&kind.prefix, None, usize::MAX, None).map_err(|error| self.store_error(error))?;
+            let range = self.store().range(&kind.prefix, None, usize::MAX, None)?;
             for version in range.versions {
                 let Some((namespace, name)) = version.key.strip_prefix(&*kind.prefix).and_then(|rest| rest.split_once('/')) else { continue };
                 let object = Target { kind: Arc::clone(&kind), namespace: namespace.to_owned(), name: name.to_owned() };
@@ -367,10 +369,10 @@ impl Api {
         let Some(definitions) = registry.resource("apiextensions.k8s.io", "v1", "customresourcedefinitions") else { return Ok(()) };
         let target = Target { kind: Arc::clone(definitions), namespace: String::new(), name: custom.definition.clone() };
         let Some(version) = self.store().get(&target.key()) else { return Ok(()) };
-        if !object::is_terminating(&self.parse(definitions, &version)?) {
+        if !object::is_terminating(&shape::parse(definitions, &version)?) {
             return Ok(());
         }
-        let left = self.store().range(&kind.prefix, None, 1, None).map_err(|error| self.store_error(error))?;
+        let left = self.store().range(&kind.prefix, None, 1, None)?;
         if left.versions.is_empty() {
             let user = crate::auth::User::system("system:apiserver");
             self.release_definition(Actor { user: &user, agent: "kube-apiserver" }, &target)?;

@@ -10,8 +10,10 @@ use crate::convert;
 use crate::kinds::{KindInfo, Propagation};
 use crate::object::{self, Sealed, meta, metadata, text};
 use crate::request::{ListOptions, Query, dry_run};
+use crate::shape;
 use crate::status::{ApiError, success};
-use crate::write::{Actor, Removal, Target, grace_is_over, namespace_pending};
+use crate::part::{grace_is_over, namespace_pending};
+use crate::write::{Actor, Removal, Target};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -116,7 +118,7 @@ impl Api {
         }
         let mut version = self.read(target)?;
         loop {
-            let current = self.parse(kind, &version)?;
+            let current = shape::parse(kind, &version)?;
             check_preconditions(target, &current, options)?;
             let wanted = terminate(kind, &current, options, self.now());
             let stays = !object::finalizers(&wanted).is_empty() || !grace_is_over(&wanted) || namespace_pending(kind, &wanted);
@@ -139,7 +141,7 @@ impl Api {
             }
             match self.replace(target, &version, wanted)? {
                 Ok(new) => {
-                    let deleted = self.parse(kind, &new)?;
+                    let deleted = shape::parse(kind, &new)?;
                     self.after_termination(actor, target)?;
                     return Ok(Deleted { bytes: object::to_bytes(&deleted).into(), status: None, revision: new.modified });
                 }
@@ -154,12 +156,12 @@ impl Api {
         let sealed = Sealed::new(&mut wanted);
         match self.store().write(&target.key(), Expect::Modified(version.modified), |revision| sealed.bytes(revision)) {
             Ok(new) => {
-                self.after_write(&target.kind, new.modified)?;
+                self.after_write(&target.kind);
                 Ok(Ok(new))
             }
             Err(StoreError::Conflict { current: Some(newer), .. }) => Ok(Err(newer)),
             Err(StoreError::Conflict { current: None, .. }) => Err(target.not_found()),
-            Err(error) => Err(self.store_error(error)),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -97,10 +97,9 @@ pub(crate) fn aggregated_version(headers: &HeaderMap) -> Option<&'static str> {
         if clause.media != "application/json" && clause.media != "*/*" {
             continue;
         }
-        if clause.param("as").is_none() {
-            return None;
-        }
-        if clause.param("as") == Some("APIGroupDiscoveryList") && clause.param("g") == Some("apidiscovery.k8s.io") {
+        // A plain alternative that comes first is what the client prefers.
+        let form = clause.param("as")?;
+        if form == "APIGroupDiscoveryList" && clause.param("g") == Some("apidiscovery.k8s.io") {
             match clause.param("v") {
                 Some("v2") => return Some("v2"),
                 Some("v2beta1") => return Some("v2beta1"),

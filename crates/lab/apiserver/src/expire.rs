@@ -67,9 +67,9 @@ impl Api {
         loop {
             let next = self.expire(Instant::now());
             // Nothing young expires sooner than its time to live, so an empty queue may sleep.
-            let pause = next.map_or(Duration::from_secs(60), |at| at.saturating_duration_since(Instant::now()));
+            let pause = next.map_or(Duration::from_mins(1), |at| at.saturating_duration_since(Instant::now()));
             tokio::select! {
-                () = tokio::time::sleep(pause.min(Duration::from_secs(60))) => {}
+                () = tokio::time::sleep(pause.min(Duration::from_mins(1))) => {}
                 () = self.0.stopping.cancelled() => return,
             }
         }

@@ -13,6 +13,7 @@ use crate::api::Api;
 use crate::kinds::KindInfo;
 use crate::object;
 use crate::request::{ListOptions, VersionMatch};
+use crate::shape;
 use crate::status::ApiError;
 use crate::write::Target;
 
@@ -145,10 +146,10 @@ impl Api {
     /// The JSON of one object as served.
     pub(crate) fn served(&self, target: &Target) -> Result<Bytes, ApiError> {
         let version = self.read(target)?;
-        if self.verbatim(&target.kind) {
+        if shape::verbatim(&target.kind) {
             return Ok(version.value);
         }
-        Ok(object::to_bytes(&self.parse(&target.kind, &version)?).into())
+        Ok(object::to_bytes(&shape::parse(&target.kind, &version)?).into())
     }
 
     /// Waits until the store has reached `revision`; 504 after a while.
@@ -157,7 +158,7 @@ impl Api {
             return Ok(());
         }
         let deadline = tokio::time::Instant::now() + FUTURE_WAIT;
-        let mut changes = self.store().watch("/registry/", self.store().revision()).map_err(|error| self.store_error(error))?;
+        let mut changes = self.store().watch("/registry/", self.store().revision())?;
         while self.store().revision() < revision {
             if tokio::time::timeout_at(deadline, changes.next()).await.is_err() {
                 return Err(ApiError::future_revision(revision, self.store().revision()));
@@ -197,7 +198,7 @@ impl Api {
             }
         }
         let plain = selectors.is_everything();
-        let decode = decode || !plain || !self.verbatim(kind);
+        let decode = decode || !plain || !shape::verbatim(kind);
 
         if let Some(name) = &selectors.name && at.is_none() && after.is_none() && (namespace.is_some() || !kind.namespaced) {
             return self.list_one(target, name, &selectors, decode);
@@ -222,7 +223,7 @@ impl Api {
                     error.continue_token = Some(Continue::encode(-1, start));
                     return Err(error);
                 }
-                Err(error) => return Err(self.store_error(error)),
+                Err(error) => return Err(error.into()),
             };
             let revision = range.revision;
             at = Some(revision);
@@ -230,7 +231,7 @@ impl Api {
             let count = range.versions.len();
             for (index, version) in range.versions.into_iter().enumerate() {
                 after = Some(version.key.to_string());
-                let value = if decode { Some(self.parse(kind, &version)?) } else { None };
+                let value = if decode { Some(shape::parse(kind, &version)?) } else { None };
                 if value.as_ref().is_some_and(|value| !plain && !selectors.matches(value)) {
                     continue;
                 }
@@ -257,7 +258,7 @@ impl Api {
         let mut items = Vec::new();
         if let Some(version) = self.store().get(&key) {
             let revision = revision.max(version.modified);
-            let value = self.parse(&target.kind, &version)?;
+            let value = shape::parse(&target.kind, &version)?;
             if selectors.matches(&value) {
                 items.push(Item { bytes: version.value, value: decode.then_some(value) });
             }

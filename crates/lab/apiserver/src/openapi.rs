@@ -1,6 +1,7 @@
 //! The OpenAPI documents, made when first asked for and again when the custom kinds change.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -31,8 +32,12 @@ struct Cached {
 #[derive(Debug, Default)]
 pub(crate) struct Documents(Mutex<Cached>);
 
-fn tagged(bytes: Bytes) -> Tagged {
-    let etag = Sha256::digest(&bytes).iter().take(16).map(|byte| format!("{byte:02X}")).collect();
+/// A document tagged with the hash of its bytes.
+pub(crate) fn tagged(bytes: Bytes) -> Tagged {
+    let etag = Sha256::digest(&bytes).iter().take(16).fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02X}");
+        text
+    });
     Tagged { bytes, etag }
 }
 
@@ -55,12 +60,11 @@ fn served(kind: &KindInfo) -> openapi::ServedResource {
                 verbs: boxed(sub.verbs.names()),
             })
             .collect(),
-        source: match &kind.custom {
-            Some(custom) => openapi::Source::Custom(Arc::clone(&custom.schema)),
-            None => {
-                let definition = builtin().kind(&kind.group, &kind.version, &kind.kind).map(|known| known.definition.clone());
-                openapi::Source::Builtin(definition.as_deref().unwrap_or_default().into())
-            }
+        source: if let Some(custom) = &kind.custom {
+            openapi::Source::Custom(Arc::clone(&custom.schema))
+        } else {
+            let definition = builtin().kind(&kind.group, &kind.version, &kind.kind).map(|known| known.definition.clone());
+            openapi::Source::Builtin(definition.as_deref().unwrap_or_default().into())
         },
     }
 }

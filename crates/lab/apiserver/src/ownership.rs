@@ -4,11 +4,12 @@ use jiff::Timestamp;
 use outrigger_lab_machinery::managed::{self, ApplyError, Set, Write};
 use serde_json::Value;
 
-use crate::api::Api;
 use crate::kinds::KindInfo;
 use crate::request::WriteOptions;
+use crate::shape;
 use crate::status::ApiError;
-use crate::write::{Actor, Part, Target};
+use crate::part::Part;
+use crate::write::{Actor, Target};
 
 /// Who has recorded the ownership of a write's fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +42,6 @@ fn reset<'a>(kind: &KindInfo, part: Part, objects: impl IntoIterator<Item = &'a 
 /// Brings `managedFields` up to date with a plain write.
 #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
 pub(crate) fn update(
-    api: &Api,
     kind: &KindInfo,
     old: Option<&Value>,
     new: &mut Value,
@@ -50,7 +50,7 @@ pub(crate) fn update(
     part: Part,
     now: Timestamp,
 ) {
-    let Some((schema, definitions)) = api.schema(kind) else { return };
+    let Some((schema, definitions)) = shape::schema(kind) else { return };
     let reset = reset(kind, part, old.into_iter().chain([&*new]));
     let manager = managed::manager_name(options.field_manager.as_deref().unwrap_or_default(), actor.agent);
     let write = Write {
@@ -67,7 +67,6 @@ pub(crate) fn update(
 
 /// The object that results from a manager applying a configuration.
 pub(crate) fn apply(
-    api: &Api,
     target: &Target,
     live: Option<&Value>,
     applied: &Value,
@@ -76,7 +75,7 @@ pub(crate) fn apply(
     now: Timestamp,
 ) -> Result<Value, ApiError> {
     let kind = &target.kind;
-    let (schema, definitions) = api.schema(kind).ok_or_else(|| ApiError::internal(format!("nothing is known of the shape of {}", kind.qualified())))?;
+    let (schema, definitions) = shape::schema(kind).ok_or_else(|| ApiError::internal(format!("nothing is known of the shape of {}", kind.qualified())))?;
     let reset = reset(kind, part, live.into_iter().chain([applied]));
     let write = Write {
         schema,

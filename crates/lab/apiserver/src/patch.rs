@@ -8,8 +8,10 @@ use crate::negotiate;
 use crate::object::{meta, metadata};
 use crate::ownership::{self, Ownership};
 use crate::request::WriteOptions;
+use crate::shape;
 use crate::status::ApiError;
-use crate::write::{Actor, Part, Target, Written};
+use crate::part::Part;
+use crate::write::{Actor, Target, Written};
 
 /// A patch document of one of the formats.
 #[derive(Debug, Clone)]
@@ -97,7 +99,7 @@ impl Api {
             Patch::Json(document) => json::apply(current, document),
             Patch::Merge(document) => merge::apply(current, document),
             Patch::Strategic(document) => {
-                let schema = if kind.custom.is_some() { None } else { self.schema(kind) };
+                let schema = if kind.custom.is_some() { None } else { shape::schema(kind) };
                 let Some((schema, definitions)) = schema else {
                     return Err(ApiError::unsupported_media_type("application/strategic-merge-patch+json", &[TYPES[0], TYPES[1], TYPES[3]]));
                 };
@@ -125,14 +127,14 @@ impl Api {
         if applied.get("apiVersion").is_none() || applied.get("kind").is_none() {
             return Err(ApiError::bad_request("an applied configuration needs apiVersion and kind"));
         }
-        self.check_identity(target, &mut applied, false)?;
+        shape::check_identity(target, &mut applied, false)?;
         if crate::object::at(&applied, &["metadata", "managedFields"]).is_some_and(|value| !value.is_null()) {
             return Err(ApiError::bad_request("metadata.managedFields must be nil"));
         }
         // What an applier does not know of the schema it cannot own: always refused.
         let mut unknown = Vec::new();
         let strict = WriteOptions { field_validation: crate::request::FieldValidation::Strict, ..options.clone() };
-        self.check_fields(kind, &mut applied, strict.field_validation, &mut unknown)?;
+        shape::check_fields(kind, &mut applied, strict.field_validation, &mut unknown)?;
 
         if self.store().get(&target.key()).is_none() {
             if part != Part::Main {
@@ -144,7 +146,7 @@ impl Api {
             if !meta(&applied, "resourceVersion").is_empty() {
                 return Err(target.not_found());
             }
-            let created = ownership::apply(self, target, None, &applied, options, part, self.now())?;
+            let created = ownership::apply(target, None, &applied, options, part, self.now())?;
             match self.create(actor, target, created, options, Ownership::Recorded) {
                 // Somebody else was faster: merge with what they made.
                 Err(error) if error.reason == "AlreadyExists" => {}
@@ -152,7 +154,7 @@ impl Api {
             }
         }
         self.modify(actor, target, part, options, Ownership::Recorded, |current| {
-            let mut wanted = ownership::apply(self, target, Some(current), &applied, options, part, self.now())?;
+            let mut wanted = ownership::apply(target, Some(current), &applied, options, part, self.now())?;
             for field in ["uid", "resourceVersion"] {
                 let value = Some(meta(&applied, field)).filter(|value| !value.is_empty()).unwrap_or(meta(current, field)).to_owned();
                 metadata(&mut wanted).insert(field.to_owned(), Value::String(value));

@@ -12,6 +12,7 @@ use crate::kinds::KindInfo;
 use crate::list::Page;
 use crate::negotiate::{Encoding, Form, Shape};
 use crate::object::{self, meta};
+use crate::shape;
 use crate::status::ApiError;
 use crate::watch::{Change, EventType, Watch};
 
@@ -91,7 +92,7 @@ impl Api {
                 encode(&list, form.encoding)
             }
             Shape::Whole => {
-                let verbatim = self.verbatim(kind);
+                let verbatim = shape::verbatim(kind);
                 let size: usize = page.items.iter().map(|item| item.bytes.len() + 1).sum();
                 let mut out = BytesMut::with_capacity(size + 256);
                 let head = format!(
@@ -149,11 +150,11 @@ impl Lines {
             return None;
         }
         let first = self.watch.next().await?;
-        let mut out = self.line(&first)?;
+        let mut out = self.line(&first);
         let mut more = BytesMut::new();
         while out.len() + more.len() < CHUNK && !self.ended {
             let Some(change) = self.watch.try_next() else { break };
-            let Some(line) = self.line(&change) else { break };
+            let line = self.line(&change);
             if more.is_empty() {
                 more.reserve(CHUNK.min(out.len() * 8));
             }
@@ -168,23 +169,18 @@ impl Lines {
         Some(out)
     }
 
-    fn line(&mut self, change: &Change) -> Option<Bytes> {
-        match self.render(change) {
-            Ok(line) => {
-                self.ended |= matches!(change, Change::Error(_));
-                Some(line)
-            }
-            Err(error) => {
-                self.ended = true;
-                Some(frame(EventType::Error, &object::to_bytes(&error.to_status())))
-            }
-        }
+    fn line(&mut self, change: &Change) -> Bytes {
+        self.ended |= matches!(change, Change::Error(_));
+        self.render(change).unwrap_or_else(|error| {
+            self.ended = true;
+            frame(EventType::Error, &object::to_bytes(&error.to_status()))
+        })
     }
 
     fn render(&mut self, change: &Change) -> Result<Bytes, ApiError> {
         let api = self.watch.api.clone();
         let kind = Arc::clone(&self.watch.kind);
-        if self.form == Form::JSON && api.verbatim(&kind) {
+        if self.form == Form::JSON && shape::verbatim(&kind) {
             match change {
                 Change::Initial(version) => return Ok(frame(EventType::Added, &version.value)),
                 Change::New(ty, event) => return Ok(frame(*ty, &event.value)),

@@ -1,5 +1,6 @@
 //! From an HTTP request to its answer: authentication, authorisation, dispatch, negotiation.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,13 +17,14 @@ use crate::delete::DeleteOptions;
 use crate::discovery;
 use crate::kinds::{KindInfo, Subresource, SubresourceKind, Verbs};
 use crate::negotiate::{self, Encoding, Form, Shape, negotiate};
-use crate::openapi::Tagged;
+use crate::openapi::{Tagged, tagged};
 use crate::ownership::Ownership;
 use crate::patch::Patch;
 use crate::present::{Lines, yaml};
 use crate::request::{ListOptions, ObjectRoute, Query, Route, Verb, WriteOptions};
 use crate::status::ApiError;
-use crate::write::{Actor, Part, Target, Written};
+use crate::part::Part;
+use crate::write::{Actor, Target, Written};
 
 /// Largest request body in bytes.
 pub(crate) const BODY_LIMIT: usize = 3 * 1024 * 1024;
@@ -124,7 +126,7 @@ impl Call<'_> {
                 let core = matches!(route, Route::CoreVersions);
                 if let Some(version) = discovery::aggregated_version(self.headers) {
                     let document = discovery::aggregated(&registry, core, version);
-                    return self.tagged(document.to_string().into(), discovery::aggregated_content_type(version));
+                    return Ok(self.etag(tagged(document.to_string().into()), discovery::aggregated_content_type(version)));
                 }
                 let document = if core {
                     discovery::core_versions(&registry, &self.api.0.config.server)
@@ -189,12 +191,6 @@ impl Call<'_> {
         })
     }
 
-    fn tagged(&self, bytes: Bytes, content_type: &'static str) -> Result<Response<Body>, ApiError> {
-        use sha2::{Digest, Sha256};
-        let etag = Sha256::digest(&bytes).iter().take(16).map(|byte| format!("{byte:02X}")).collect();
-        Ok(self.etag(Tagged { bytes, etag }, content_type))
-    }
-
     /// A document with an ETag, or 304 if the client has it.
     fn etag(&self, document: Tagged, content_type: &'static str) -> Response<Body> {
         let quoted = format!("\"{}\"", document.etag);
@@ -257,10 +253,9 @@ impl Call<'_> {
             name: route.name.clone().unwrap_or_default(),
         };
         // A name without a namespace is no object of a namespaced kind.
-        if kind.namespaced && route.namespace.is_none() && (route.name.is_some() || !matches!(verb, Verb::List | Verb::Watch | Verb::DeleteCollection)) {
-            if verb != Verb::Create || !kind.rules.virtual_kind {
-                return Err(if verb == Verb::Create { ApiError::method_not_allowed() } else { ApiError::no_resource() });
-            }
+        let whole = route.name.is_none() && matches!(verb, Verb::List | Verb::Watch | Verb::DeleteCollection);
+        if kind.namespaced && route.namespace.is_none() && !whole {
+            return Err(if verb == Verb::Create { ApiError::method_not_allowed() } else { ApiError::no_resource() });
         }
         let agent = self.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let actor = Actor { user, agent };
@@ -334,7 +329,7 @@ impl Call<'_> {
     }
 
     async fn durable(&self, revision: u64) -> Result<(), ApiError> {
-        self.api.store().durable(revision).await.map_err(|error| self.api.store_error(error))
+        self.api.store().durable(revision).await.map_err(ApiError::from)
     }
 
     async fn written(&self, target: &Target, form: Form, written: Written) -> Result<Response<Body>, ApiError> {
@@ -416,7 +411,7 @@ impl Call<'_> {
                     _ => {
                         let patch = Patch::decode(&negotiate::content_type(self.headers)?, self.body)?;
                         let options = WriteOptions::parse(self.query, patch.is_apply())?;
-                        self.api.set_scale(actor, target, &paths, &options, |scale| self.api.patched_scale(target, scale, &patch))?
+                        self.api.set_scale(actor, target, &paths, &options, |scale| Api::patched_scale(target, scale, &patch))?
                     }
                 };
                 return Ok(match form.encoding {
@@ -478,8 +473,8 @@ fn health(path: &str, verbose: bool, stopping: bool) -> Response<Body> {
     }
     let mut text = String::new();
     for (name, good) in checks {
-        text.push_str(&if good { format!("[+]{name} ok\n") } else { format!("[-]{name} failed: reason withheld\n") });
+        let _ = if good { writeln!(text, "[+]{name} ok") } else { writeln!(text, "[-]{name} failed") };
     }
-    text.push_str(&format!("{path} check {}\n", if good { "passed" } else { "failed" }));
+    let _ = writeln!(text, "{path} check {}", if good { "passed" } else { "failed" });
     respond(code, "text/plain; charset=utf-8", text)
 }

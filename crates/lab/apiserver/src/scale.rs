@@ -12,8 +12,10 @@ use crate::ownership::Ownership;
 use crate::object::{self, at, fields, meta, metadata, section, text};
 use crate::patch::{Patch, patch_error};
 use crate::request::{Query, WriteOptions};
+use crate::shape;
 use crate::status::ApiError;
-use crate::write::{Actor, Part, Target};
+use crate::part::Part;
+use crate::write::{Actor, Target};
 
 /// Where the parts of a Scale are in the object.
 #[derive(Debug, Clone, Copy)]
@@ -78,7 +80,7 @@ impl Api {
     /// Reads a Scale.
     pub(crate) fn scale(&self, target: &Target, paths: &Paths<'_>) -> Result<Value, ApiError> {
         let version = self.read(target)?;
-        Ok(scale_of(&self.parse(&target.kind, &version)?, paths))
+        Ok(scale_of(&shape::parse(&target.kind, &version)?, paths))
     }
 
     /// Writes the replicas of the Scale that `change` makes of the present one.
@@ -120,7 +122,7 @@ impl Api {
     }
 
     /// The Scale that a patch makes of the present one.
-    pub(crate) fn patched_scale(&self, target: &Target, scale: &Value, patch: &Patch) -> Result<Value, ApiError> {
+    pub(crate) fn patched_scale(target: &Target, scale: &Value, patch: &Patch) -> Result<Value, ApiError> {
         match patch {
             Patch::Json(document) => json_patch::apply(scale, document),
             // A Scale has no lists: all merging formats mean the same.

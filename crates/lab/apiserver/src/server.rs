@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admit::core::API_ADDRESS;
 use crate::api::{Api, Config};
-use crate::auth::{Authenticator, MASTERS, Rbac, TokenIssuer, User, certificate_user};
+use crate::auth::{Authenticator, MASTERS, Rbac, TokenIssuer, User, certificate_user, seeds};
 use crate::body::failure;
 use crate::client::Client;
 use crate::negotiate::Form;
@@ -221,21 +221,25 @@ fn server_names(address: SocketAddr, more: &[String]) -> Vec<String> {
     names
 }
 
-/// The namespaces and the service that every cluster has.
+/// The namespaces, roles and the service that every cluster has. What is there stays as it is.
 fn bootstrap(api: &Api, address: SocketAddr) -> Result<(), StartError> {
     let client = Client::new(api.clone(), User::system("system:apiserver"), "kube-apiserver");
-    let create = |plural: &str, namespace: &str, object: Value| {
+    let create = |group: &str, plural: &str, namespace: &str, object: Value| {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let resource = crate::kinds::Resource::new("", "v1", plural);
+        let resource = crate::kinds::Resource::new(group, "v1", plural);
         match client.create_now(&resource, namespace, object, &WriteOptions::default()) {
             Err(error) if error.reason != "AlreadyExists" => Err(StartError::Bootstrap { object: format!("{plural} {name}"), source: error }),
             _ => Ok(()),
         }
     };
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
-        create("namespaces", "", json!({"metadata": {"name": name}}))?;
+        create("", "namespaces", "", json!({"metadata": {"name": name}}))?;
+    }
+    for (plural, object) in seeds() {
+        create("rbac.authorization.k8s.io", plural, "", object)?;
     }
     create(
+        "",
         "services",
         "default",
         json!({

@@ -7,6 +7,7 @@ use std::fmt::Display;
 
 use http::StatusCode;
 use outrigger_lab_schema::FieldError;
+use outrigger_lab_store::Error as StoreError;
 use serde_json::{Map, Value, json};
 
 /// One cause inside the details of a failure: which field, why, and in what words.
@@ -275,6 +276,27 @@ impl ApiError {
             status["details"] = Value::Object(details);
         }
         status
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Compacted { requested, compacted } => {
+                Self::expired(format!("The resourceVersion for the provided list is too old: {requested} ({compacted})"))
+            }
+            StoreError::Future { requested, current } => Self::future_revision(requested, current),
+            StoreError::TooLarge { .. } => Self::too_large(error.to_string()),
+            StoreError::Closed => {
+                let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "the server is stopping");
+                error.retry_after = Some(1);
+                error
+            }
+            other => {
+                tracing::error!(error = &other as &dyn std::error::Error, "store operation failed");
+                Self::internal(other)
+            }
+        }
     }
 }
 

@@ -77,10 +77,12 @@ impl Pki {
         let server_config = server_config(&ca_der, cert.der().clone(), PrivateKeyDer::Pkcs8(key.serialize_der().into()))?;
 
         let token_key = match read(&dir.join("sa.key"))? {
-            Some(pem) => match PrivateKeyDer::from_pem_slice(pem.as_bytes()) {
-                Ok(PrivateKeyDer::Pkcs8(key)) => key.secret_pkcs8_der().to_vec(),
-                _ => return Err(PkiError::Pem { path: dir.join("sa.key") }),
-            },
+            Some(pem) => {
+                let Ok(PrivateKeyDer::Pkcs8(key)) = PrivateKeyDer::from_pem_slice(pem.as_bytes()) else {
+                    return Err(PkiError::Pem { path: dir.join("sa.key") });
+                };
+                key.secret_pkcs8_der().to_vec()
+            }
             None => {
                 let key = KeyPair::generate().map_err(wrap("generate the token key"))?;
                 write_private(&dir.join("sa.key"), &key.serialize_pem())?;

@@ -19,6 +19,7 @@ use crate::kinds::KindInfo;
 use crate::list::Selectors;
 use crate::object::metadata;
 use crate::request::ListOptions;
+use crate::shape;
 use crate::status::ApiError;
 use crate::write::Target;
 
@@ -108,7 +109,7 @@ impl Api {
             queue: VecDeque::new(),
             bookmarks: options.bookmarks.then(|| now + self.0.config.bookmark_interval),
             // A year is for ever, and safe to add to an instant.
-            deadline: now + timeout.min(Duration::from_secs(365 * 86_400)),
+            deadline: now + timeout.min(Duration::from_hours(365 * 24)),
             position: 0,
         };
         self.0.metrics.watches.fetch_add(1, Ordering::Relaxed);
@@ -124,7 +125,7 @@ impl Api {
             return Ok(watch);
         }
         let from = if wants_initial {
-            let range = self.store().range(&prefix, None, usize::MAX, None).map_err(|error| self.store_error(error))?;
+            let range = self.store().range(&prefix, None, usize::MAX, None)?;
             for version in range.versions {
                 if watch.selected_version(&version)? {
                     watch.queue.push_back(Change::Initial(version));
@@ -141,7 +142,7 @@ impl Api {
         match self.store().watch(&prefix, from) {
             Ok(source) => watch.source = Some(source),
             Err(StoreError::Compacted { requested, compacted }) => watch.queue.push_back(Change::Error(too_old(requested, compacted))),
-            Err(error) => return Err(self.store_error(error)),
+            Err(error) => return Err(error.into()),
         }
         Ok(watch)
     }
@@ -241,7 +242,7 @@ impl Watch {
         if !self.named(&version.key) {
             return Ok(false);
         }
-        Ok(self.selectors.is_everything() || self.selectors.matches(&self.api.parse(&self.kind, version)?))
+        Ok(self.selectors.is_everything() || self.selectors.matches(&shape::parse(&self.kind, version)?))
     }
 
     fn select(&self, event: Arc<Event>) -> Result<Option<Change>, ApiError> {
@@ -278,13 +279,13 @@ impl Watch {
             Side::New => &event.value,
             Side::Old => event.previous.as_ref().unwrap_or(&event.value),
         };
-        self.api.0.events.value(event.revision, side, &self.kind.api_version, || self.api.parse_bytes(&self.kind, bytes))
+        self.api.0.events.value(event.revision, side, &self.kind.api_version, || shape::parse_bytes(&self.kind, bytes))
     }
 
     /// The type and decoded object of a change.
     pub(crate) fn decode(&self, change: &Change) -> Result<(EventType, Arc<Value>), ApiError> {
         Ok(match change {
-            Change::Initial(version) => (EventType::Added, Arc::new(self.api.parse(&self.kind, version)?)),
+            Change::Initial(version) => (EventType::Added, Arc::new(shape::parse(&self.kind, version)?)),
             Change::New(ty, event) => (*ty, self.value(event, Side::New)?),
             Change::Left(event) => {
                 let mut object = (*self.value(event, Side::Old)?).clone();

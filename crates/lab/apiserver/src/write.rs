@@ -17,10 +17,12 @@ use crate::admit;
 use crate::api::Api;
 use crate::auth::User;
 use crate::convert;
-use crate::kinds::{Generation, HookContext, KindInfo};
+use crate::kinds::{HookContext, KindInfo};
 use crate::object::{self, Sealed, fields, meta, metadata};
 use crate::ownership::{self, Ownership};
-use crate::request::{FieldValidation, WriteOptions};
+use crate::part::{Part, generation_changes, grace_is_over, metadata_field, namespace_pending, select_part};
+use crate::request::WriteOptions;
+use crate::shape;
 use crate::status::ApiError;
 use crate::validate;
 
@@ -64,32 +66,6 @@ impl Target {
     }
 }
 
-/// Which part of the object a write is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// The object without its status.
-    Main,
-    /// Its status.
-    Status,
-    /// The field at this pointer.
-    Pointer(&'static str),
-}
-
-impl Part {
-    /// Name of the subresource, empty for the object itself.
-    pub(crate) fn subresource(self) -> &'static str {
-        match self {
-            Self::Main => "",
-            Self::Status => "status",
-            Self::Pointer("/spec/finalizers") => "finalize",
-            Self::Pointer("/spec/ephemeralContainers") => "ephemeralcontainers",
-            Self::Pointer("/status/conditions") => "approval",
-            Self::Pointer("/spec/nodeName") => "binding",
-            Self::Pointer(_) => "resize",
-        }
-    }
-}
-
 /// The outcome of a write.
 #[derive(Debug)]
 pub(crate) struct Written {
@@ -116,7 +92,7 @@ impl Api {
         let kind = &target.kind;
         let mut warnings = Vec::new();
         let mut object = body;
-        self.check_identity(target, &mut object, true)?;
+        shape::check_identity(target, &mut object, true)?;
         if !meta(&object, "resourceVersion").is_empty() {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
@@ -167,7 +143,7 @@ impl Api {
         let kind = &target.kind;
         let now = self.now();
         let time = object::time(now);
-        self.check_fields(kind, &mut object, options.field_validation, warnings)?;
+        shape::check_fields(kind, &mut object, options.field_validation, warnings)?;
         let name = meta(&object, "name").to_owned();
         let target = Target { name, ..target.clone() };
         {
@@ -183,8 +159,8 @@ impl Api {
         if kind.status && &*kind.plural != "nodes" {
             fields(&mut object).remove("status");
         }
-        self.default(kind, &mut object);
-        let context = self.hook_context(actor, &time, "");
+        shape::default(kind, &mut object);
+        let context = hook_context(actor, &time, "");
         if let Some(prepare) = kind.rules.prepare {
             prepare(&mut object, None, &context);
         }
@@ -193,13 +169,13 @@ impl Api {
         }
         admit::create(self, &target, &mut object, options.dry_run)?;
         if ownership == Ownership::Open {
-            ownership::update(self, kind, None, &mut object, actor, options, Part::Main, now);
+            ownership::update(kind, None, &mut object, actor, options, Part::Main, now);
         }
-        validate::object(self, kind, &target, &object, None)?;
+        validate::object(kind, &target, &object, None)?;
 
         let response = self.store_new(&target, object, options.dry_run)?;
         if !options.dry_run {
-            self.after_write(kind, response.1)?;
+            self.after_write(kind);
         }
         Ok(response)
     }
@@ -208,7 +184,7 @@ impl Api {
         let kind = &target.kind;
         let key = target.key();
         let taken = |current: Option<&Version>| {
-            let terminating = current.and_then(|version| self.parse(kind, version).ok()).is_some_and(|value| object::is_terminating(&value));
+            let terminating = current.and_then(|version| shape::parse(kind, version).ok()).is_some_and(|value| object::is_terminating(&value));
             ApiError::already_exists(&kind.group, &kind.plural, &target.name, terminating)
         };
         if dry_run {
@@ -230,7 +206,7 @@ impl Api {
                 Ok((bytes, version.modified))
             }
             Err(StoreError::Conflict { current, .. }) => Err(taken(current.as_ref())),
-            Err(error) => Err(self.store_error(error)),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -244,7 +220,7 @@ impl Api {
         options: &WriteOptions,
     ) -> Result<Written, ApiError> {
         let kind = &target.kind;
-        self.check_identity(target, &mut body, false)?;
+        shape::check_identity(target, &mut body, false)?;
         let unconditional = meta(&body, "resourceVersion").is_empty();
         if self.store().get(&target.key()).is_none() && kind.rules.create_on_update && part == Part::Main {
             if unconditional {
@@ -253,7 +229,7 @@ impl Api {
             return Err(target.conflict("StorageError: invalid object, Code: 4, the object has been deleted"));
         }
         let mut warnings = Vec::new();
-        self.check_fields(kind, &mut body, options.field_validation, &mut warnings)?;
+        shape::check_fields(kind, &mut body, options.field_validation, &mut warnings)?;
         let mut written = self.modify(actor, target, part, options, Ownership::Open, |current| {
             let mut wanted = body.clone();
             if unconditional {
@@ -290,7 +266,7 @@ impl Api {
         let key = target.key();
         let mut version = self.store().get(&key).ok_or_else(|| target.not_found())?;
         for _ in 0..ATTEMPTS {
-            let current = self.parse(kind, &version)?;
+            let current = shape::parse(kind, &version)?;
             let mut wanted = change(&current)?;
             let mut warnings = Vec::new();
             self.settle(actor, target, part, options, ownership, &current, &mut wanted, &mut warnings)?;
@@ -319,7 +295,7 @@ impl Api {
             match self.store().write(&key, Expect::Modified(version.modified), |revision| sealed.bytes(revision)) {
                 Ok(new) => {
                     self.expire_later(kind, &new);
-                    self.after_write(kind, new.modified)?;
+                    self.after_write(kind);
                     let bytes = match &mut served {
                         None => new.value,
                         Some(value) => Sealed::new(value).bytes(new.modified),
@@ -328,7 +304,7 @@ impl Api {
                 }
                 Err(StoreError::Conflict { current: Some(newer), .. }) => version = newer,
                 Err(StoreError::Conflict { current: None, .. }) => return Err(target.not_found()),
-                Err(error) => return Err(self.store_error(error)),
+                Err(error) => return Err(error.into()),
             }
         }
         Err(target.modified())
@@ -360,9 +336,9 @@ impl Api {
             return Err(target.modified());
         }
         if meta(wanted, "name") != target.name || (kind.namespaced && meta(wanted, "namespace") != target.namespace) {
-            self.check_identity(target, wanted, false)?;
+            shape::check_identity(target, wanted, false)?;
         }
-        self.check_fields(kind, wanted, options.field_validation, warnings)?;
+        shape::check_fields(kind, wanted, options.field_validation, warnings)?;
 
         // What clients cannot change.
         for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion"] {
@@ -374,11 +350,11 @@ impl Api {
             metadata(wanted).entry("generateName").or_insert(name);
         }
         select_part(kind, part, current, wanted);
-        self.default(kind, wanted);
+        shape::default(kind, wanted);
         let now = self.now();
         let time = object::time(now);
         if let Some(prepare) = kind.rules.prepare {
-            let context = self.hook_context(actor, &time, part.subresource());
+            let context = hook_context(actor, &time, part.subresource());
             prepare(wanted, Some(current), &context);
         }
         if object::is_terminating(current) {
@@ -401,125 +377,9 @@ impl Api {
         }
         admit::update(self, target, part, current, wanted)?;
         if ownership == Ownership::Open {
-            ownership::update(self, kind, Some(current), wanted, actor, options, part, now);
+            ownership::update(kind, Some(current), wanted, actor, options, part, now);
         }
-        validate::object(self, kind, target, wanted, Some(current))
-    }
-
-    /// The wanted object must be of the kind, name and namespace that the URL says.
-    pub(crate) fn check_identity(&self, target: &Target, object: &mut Value, create: bool) -> Result<(), ApiError> {
-        let kind = &target.kind;
-        if !object.is_object() {
-            return Err(ApiError::bad_request("the body must be an object"));
-        }
-        for (field, expected) in [("apiVersion", &kind.api_version), ("kind", &kind.kind)] {
-            match object.get(field) {
-                Some(Value::String(found)) if **found == **expected => {}
-                None | Some(Value::Null) if kind.custom.is_none() => {
-                    fields(object).insert(field.to_owned(), Value::from(&**expected));
-                }
-                Some(Value::String(found)) if found.is_empty() && kind.custom.is_none() => {
-                    fields(object).insert(field.to_owned(), Value::from(&**expected));
-                }
-                None | Some(Value::Null) => {
-                    return Err(ApiError::bad_request(format!("Object '{field}' is missing in the body")));
-                }
-                Some(found) => {
-                    return Err(ApiError::bad_request(format!(
-                        "the {field} in the data ({found}) does not match the expected one ({expected:?})"
-                    )));
-                }
-            }
-        }
-        if object.get("metadata").is_some_and(|metadata| !metadata.is_object() && !metadata.is_null()) {
-            return Err(ApiError::bad_request("metadata: expected an object"));
-        }
-        for field in ["name", "namespace", "generateName", "resourceVersion", "uid"] {
-            if object::at(object, &["metadata", field]).is_some_and(|value| !value.is_string() && !value.is_null()) {
-                return Err(ApiError::bad_request(format!("metadata.{field}: expected a string")));
-            }
-        }
-        let name = meta(object, "name");
-        if !target.name.is_empty() && name != target.name {
-            if !name.is_empty() || (create && !meta(object, "generateName").is_empty()) {
-                return Err(ApiError::bad_request(format!(
-                    "the name of the object ({name}) does not match the name on the URL ({})",
-                    target.name
-                )));
-            }
-            metadata(object).insert("name".to_owned(), Value::String(target.name.clone()));
-        }
-        if kind.namespaced {
-            let namespace = meta(object, "namespace");
-            if namespace.is_empty() {
-                metadata(object).insert("namespace".to_owned(), Value::String(target.namespace.clone()));
-            } else if namespace != target.namespace {
-                return Err(ApiError::bad_request(format!(
-                    "the namespace of the provided object does not match the namespace sent on the request ({namespace:?}, {:?})",
-                    target.namespace
-                )));
-            }
-        } else if !meta(object, "namespace").is_empty() {
-            return Err(ApiError::bad_request("namespace is not allowed on this type"));
-        } else {
-            metadata(object).remove("namespace");
-        }
-        Ok(())
-    }
-
-    /// JSON types by schema (400), and unknown fields by the validation level.
-    pub(crate) fn check_fields(
-        &self,
-        kind: &KindInfo,
-        object: &mut Value,
-        level: FieldValidation,
-        warnings: &mut Vec<String>,
-    ) -> Result<(), ApiError> {
-        // Null means absent, except where the null is the user's own data.
-        if kind.custom.is_some() {
-            if let Some(metadata) = object.get_mut("metadata") {
-                drop_nulls(metadata);
-            }
-        } else if &*kind.plural != "controllerrevisions" {
-            drop_nulls(object);
-        }
-        let Some((schema, definitions)) = self.schema(kind) else { return Ok(()) };
-        if kind.custom.is_none() {
-            outrigger_lab_schema::check_types(schema, definitions, object).map_err(|error| {
-                ApiError::bad_request(format!(
-                    "{} in version \"{}\" cannot be handled as a {}: {error}",
-                    kind.kind, kind.version, kind.kind
-                ))
-            })?;
-        }
-        let unknown = outrigger_lab_schema::prune(schema, definitions, object);
-        match level {
-            _ if unknown.is_empty() => {}
-            FieldValidation::Ignore => {}
-            FieldValidation::Warn => warnings.extend(unknown.iter().map(|path| format!("unknown field \"{path}\""))),
-            FieldValidation::Strict => {
-                let list: Vec<String> = unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
-                return Err(ApiError::bad_request(format!(
-                    "{} in version \"{}\" cannot be handled as a {}: strict decoding error: {}",
-                    kind.kind,
-                    kind.version,
-                    kind.kind,
-                    list.join(", ")
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    /// Fills in defaults.
-    pub(crate) fn default(&self, kind: &KindInfo, object: &mut Value) {
-        if let Some((schema, definitions)) = self.schema(kind) {
-            outrigger_lab_schema::apply_defaults(schema, definitions, object);
-        }
-    }
-
-    fn hook_context<'a>(&self, actor: Actor<'a>, now: &'a str, subresource: &'a str) -> HookContext<'a> {
-        HookContext { now, user: &actor.user.name, user_uid: &actor.user.uid, groups: &actor.user.groups, subresource }
+        validate::object(kind, target, wanted, Some(current))
     }
 
     /// The namespace must exist and not be on its way out.
@@ -555,7 +415,8 @@ impl Api {
         let sealed = Sealed::new(&mut last);
         match self.store().delete(&target.key(), Expect::Modified(version.modified), |revision| sealed.bytes(revision)) {
             Ok(gone) => {
-                self.after_write(kind, gone.modified).and_then(|()| self.after_removal(kind)).map_err(Removal::Failed)?;
+                self.after_write(kind);
+                self.after_removal(kind).map_err(Removal::Failed)?;
                 let bytes = match &mut served {
                     None => gone.value,
                     Some(value) => Sealed::new(value).bytes(gone.modified),
@@ -563,7 +424,7 @@ impl Api {
                 Ok((bytes, gone.modified))
             }
             Err(StoreError::Conflict { current, .. }) => Err(Removal::Raced(current)),
-            Err(error) => Err(Removal::Failed(self.store_error(error))),
+            Err(error) => Err(Removal::Failed(error.into())),
         }
     }
 }
@@ -587,96 +448,8 @@ fn seal(object: &mut Value, kind: &KindInfo, name: &str) -> Result<Sealed, ApiEr
     Ok(sealed)
 }
 
-/// Removes null fields at every depth, except values of a schema that may themselves be null.
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            map.retain(|key, value| !value.is_null() || matches!(key.as_str(), "default" | "example"));
-            for (key, value) in map.iter_mut() {
-                if !matches!(key.as_str(), "default" | "example" | "enum") {
-                    drop_nulls(value);
-                }
-            }
-        }
-        Value::Array(list) => list.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
-}
-
-pub(crate) fn metadata_field(value: &Value, field: &str) -> Option<Value> {
-    object::at(value, &["metadata", field]).filter(|value| !value.is_null()).cloned()
-}
-
-/// Whether nobody has to confirm the end any more.
-pub(crate) fn grace_is_over(value: &Value) -> bool {
-    object::at(value, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0) == 0
-}
-
-/// A namespace also waits for its own kind of finalizers.
-pub(crate) fn namespace_pending(kind: &KindInfo, value: &Value) -> bool {
-    &*kind.plural == "namespaces"
-        && kind.group.is_empty()
-        && object::at(value, &["spec", "finalizers"]).and_then(Value::as_array).is_some_and(|list| !list.is_empty())
-}
-
-/// Keeps of `wanted` only what this part of the object may write.
-fn select_part(kind: &KindInfo, part: Part, current: &Value, wanted: &mut Value) {
-    match part {
-        Part::Main => {
-            if kind.status {
-                object::put(fields(wanted), "status", current.get("status").cloned());
-            }
-        }
-        Part::Status => {
-            let status = fields(wanted).remove("status");
-            let managed = metadata_field(wanted, "managedFields");
-            let mut labels = metadata_field(wanted, "labels");
-            let mut annotations = metadata_field(wanted, "annotations");
-            let mut finalizers = metadata_field(wanted, "finalizers");
-            if kind.custom.is_some() {
-                // Custom kinds keep their metadata on status writes.
-                labels = metadata_field(current, "labels");
-                annotations = metadata_field(current, "annotations");
-                finalizers = metadata_field(current, "finalizers");
-            }
-            *wanted = current.clone();
-            object::put(fields(wanted), "status", status);
-            let metadata = metadata(wanted);
-            object::put(metadata, "managedFields", managed);
-            object::put(metadata, "labels", labels);
-            object::put(metadata, "annotations", annotations);
-            object::put(metadata, "finalizers", finalizers);
-        }
-        Part::Pointer(pointer) => {
-            let value = wanted.pointer(pointer).cloned();
-            let managed = metadata_field(wanted, "managedFields");
-            *wanted = current.clone();
-            object::put(metadata(wanted), "managedFields", managed);
-            let (parent, leaf) = pointer.rsplit_once('/').unwrap_or(("", pointer));
-            let section = match parent.strip_prefix('/') {
-                Some(name) if !name.is_empty() => object::section(wanted, name),
-                _ => fields(wanted),
-            };
-            object::put(section, leaf, value);
-        }
-    }
-}
-
-fn generation_changes(rule: Generation, current: &Value, wanted: &Value) -> bool {
-    let annotations = |value: &Value| metadata_field(value, "annotations");
-    match rule {
-        Generation::None => false,
-        Generation::Spec => current.get("spec") != wanted.get("spec"),
-        Generation::SpecAndAnnotations => current.get("spec") != wanted.get("spec") || annotations(current) != annotations(wanted),
-        Generation::Content => content_differs(current, wanted, &["metadata", "status"]),
-        Generation::ContentAndStatus => content_differs(current, wanted, &["metadata"]),
-    }
-}
-
-fn content_differs(current: &Value, wanted: &Value, except: &[&str]) -> bool {
-    let (Some(current), Some(wanted)) = (current.as_object(), wanted.as_object()) else { return true };
-    let relevant = |key: &&String| !except.contains(&key.as_str());
-    current.keys().chain(wanted.keys()).filter(relevant).any(|key| current.get(key) != wanted.get(key))
+fn hook_context<'a>(actor: Actor<'a>, now: &'a str, subresource: &'a str) -> HookContext<'a> {
+    HookContext { now, user: &actor.user.name, user_uid: &actor.user.uid, groups: &actor.user.groups, subresource }
 }
 
 /// Whether `needle` occurs in `haystack`.

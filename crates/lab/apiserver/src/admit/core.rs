@@ -211,7 +211,7 @@ pub(crate) fn allocate(api: &Api, target: &Target, service: &mut Value, old: Opt
         }
         return Ok(());
     }
-    let range = api.store().range("/registry/core/services/", None, usize::MAX, None).map_err(|error| api.store_error(error))?;
+    let range = api.store().range("/registry/core/services/", None, usize::MAX, None)?;
     let own = target.key();
     let others: Vec<Value> = range
         .versions

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::api::Api;
 use crate::status::ApiError;
-use crate::write::{Part, Target};
+use crate::part::Part;
+use crate::write::Target;
 
 /// Admission of a new object; may look at other objects.
 pub(crate) fn create(api: &Api, target: &Target, object: &mut Value, dry_run: bool) -> Result<(), ApiError> {

@@ -26,8 +26,7 @@ pub(crate) fn default_class(api: &Api, claim: &mut Value) -> Result<(), ApiError
     }
     let range = api
         .store()
-        .range("/registry/storage.k8s.io/storageclasses/", None, usize::MAX, None)
-        .map_err(|error| api.store_error(error))?;
+        .range("/registry/storage.k8s.io/storageclasses/", None, usize::MAX, None)?;
     let mut classes: Vec<Value> = range
         .versions
         .iter()

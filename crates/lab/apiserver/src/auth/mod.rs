@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, header};
 
-pub(crate) use rbac::Rbac;
+pub(crate) use rbac::{Rbac, seeds};
 pub(crate) use review::review;
 pub(crate) use token::{Bound, ISSUER, TokenIssuer, TokenSubject};
 

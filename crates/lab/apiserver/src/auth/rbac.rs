@@ -1,7 +1,7 @@
 //! Role-based access control over the Role and ClusterRole objects in the store.
 
 use outrigger_lab_store::Store;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Attributes, Authorizer, User};
 use crate::object::{at, text};
@@ -51,6 +51,78 @@ impl Rbac {
         }
         rules
     }
+}
+
+/// The cluster roles and bindings that charts and people count on, as (plural, object).
+pub(crate) fn seeds() -> Vec<(&'static str, Value)> {
+    let everything = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
+    let reading = ["get", "list", "watch"];
+    // What a namespace's people work with; rights and the namespace itself are the administrator's.
+    let content = json!([
+        {"apiGroups": [""], "resources": [
+            "configmaps", "endpoints", "events", "persistentvolumeclaims", "persistentvolumeclaims/status", "pods", "pods/status",
+            "replicationcontrollers", "replicationcontrollers/scale", "replicationcontrollers/status", "serviceaccounts", "services", "services/status",
+        ]},
+        {"apiGroups": ["apps", "autoscaling", "batch", "discovery.k8s.io", "networking.k8s.io", "policy", "resource.k8s.io"], "resources": ["*"]},
+    ]);
+    let rules = |verbs: &[&str], more: Value| {
+        let mut rules = content.as_array().cloned().unwrap_or_default();
+        for rule in &mut rules {
+            rule["verbs"] = json!(verbs);
+        }
+        rules.extend(more.as_array().cloned().unwrap_or_default());
+        Value::Array(rules)
+    };
+    let secrets = json!({"apiGroups": [""], "resources": ["secrets", "serviceaccounts/token", "pods/eviction"], "verbs": everything});
+    let rights = json!({"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": everything});
+    let roles = [
+        ("cluster-admin", json!([
+            {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]},
+            {"nonResourceURLs": ["*"], "verbs": ["*"]},
+        ])),
+        ("admin", rules(&everything, json!([secrets, rights]))),
+        ("edit", rules(&everything, json!([secrets]))),
+        ("view", rules(&reading, json!([]))),
+        ("system:discovery", json!([{
+            "nonResourceURLs": ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/"],
+            "verbs": ["get"],
+        }])),
+        ("system:basic-user", json!([
+            {"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"], "verbs": ["create"]},
+            {"apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"], "verbs": ["create"]},
+        ])),
+        ("system:public-info-viewer", json!([{
+            "nonResourceURLs": ["/healthz", "/livez", "/readyz", "/version", "/version/"],
+            "verbs": ["get"],
+        }])),
+        ("system:service-account-issuer-discovery", json!([{
+            "nonResourceURLs": ["/.well-known/openid-configuration", "/openid/v1/jwks"],
+            "verbs": ["get"],
+        }])),
+    ];
+    let bindings = [
+        ("cluster-admin", &["system:masters"][..]),
+        ("system:discovery", &["system:authenticated"]),
+        ("system:basic-user", &["system:authenticated"]),
+        ("system:public-info-viewer", &["system:authenticated", "system:unauthenticated"]),
+        ("system:service-account-issuer-discovery", &["system:serviceaccounts"]),
+    ];
+    let metadata = |name: &str| {
+        json!({
+            "name": name,
+            "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
+            "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"},
+        })
+    };
+    let mut seeds: Vec<(&'static str, Value)> =
+        roles.into_iter().map(|(name, rules)| ("clusterroles", json!({"metadata": metadata(name), "rules": rules}))).collect();
+    seeds.extend(bindings.into_iter().map(|(name, groups)| {
+        let subjects: Vec<Value> =
+            groups.iter().map(|group| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group})).collect();
+        let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name});
+        ("clusterrolebindings", json!({"metadata": metadata(name), "roleRef": role, "subjects": subjects}))
+    }));
+    seeds
 }
 
 fn rules_of(role: &Value) -> Vec<Value> {
@@ -103,16 +175,6 @@ pub(crate) fn rule_allows(rule: &Value, attributes: &Attributes<'_>) -> bool {
 
 impl Authorizer for Rbac {
     fn allowed(&self, attributes: &Attributes<'_>) -> bool {
-        // Discovery is for every authenticated user, as the real server's seeded roles grant it.
-        if attributes.resource.is_empty()
-            && attributes.verb == "get"
-            && attributes.user.groups.iter().any(|group| group == "system:authenticated")
-            && ["/api", "/apis", "/openapi", "/openid", "/.well-known"].iter().any(|known| {
-                attributes.path.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            })
-        {
-            return true;
-        }
         self.rules(attributes.user, attributes.namespace).iter().any(|rule| rule_allows(rule, attributes))
     }
 }
@@ -120,7 +182,6 @@ impl Authorizer for Rbac {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn attributes<'a>(user: &'a User, verb: &'a str, resource: &'a str, subresource: &'a str, name: &'a str) -> Attributes<'a> {
         Attributes { user, verb, group: "", resource, subresource, namespace: "d", name, path: "" }

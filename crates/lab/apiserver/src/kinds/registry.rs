@@ -14,12 +14,15 @@ pub struct Group {
     pub versions: Vec<Box<str>>,
 }
 
+/// The kinds of one group version by plural name.
+type Resources = BTreeMap<Box<str>, Arc<KindInfo>>;
+
 /// An immutable set of kinds. A change of a CustomResourceDefinition makes a new one.
 #[derive(Debug, Default)]
 pub struct Registry {
     groups: Vec<Group>,
     /// (group, version) -> plural -> kind
-    resources: HashMap<(Box<str>, Box<str>), BTreeMap<Box<str>, Arc<KindInfo>>>,
+    resources: HashMap<(Box<str>, Box<str>), Resources>,
     /// Serial number, raised with every change; part of ETags.
     pub serial: u64,
 }

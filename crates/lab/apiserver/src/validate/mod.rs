@@ -9,17 +9,17 @@ use outrigger_lab_machinery::names;
 use outrigger_lab_schema::FieldError;
 use serde_json::Value;
 
-use crate::api::Api;
 use crate::kinds::{KindInfo, NameRule};
 use crate::object::{at, meta};
+use crate::shape;
 use crate::status::{ApiError, Cause};
 use crate::write::Target;
 
 /// Checks an object about to be written. `old` is the present one of an update.
-pub(crate) fn object(api: &Api, kind: &KindInfo, target: &Target, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+pub(crate) fn object(kind: &KindInfo, target: &Target, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
     let mut errors = Vec::new();
     metadata(kind, new, old, &mut errors);
-    if let Some((schema, definitions)) = api.schema(kind) {
+    if let Some((schema, definitions)) = shape::schema(kind) {
         errors.extend(outrigger_lab_schema::validate(schema, definitions, new, old));
     }
     if let Some(old) = old {

@@ -65,7 +65,6 @@ pub(crate) const JSON: &str = "application/json";
 pub(crate) const MERGE: &str = "application/merge-patch+json";
 pub(crate) const JSON_PATCH: &str = "application/json-patch+json";
 pub(crate) const STRATEGIC: &str = "application/strategic-merge-patch+json";
-pub(crate) const APPLY: &str = "application/apply-patch+yaml";
 
 pub(crate) const CM: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -166,7 +165,7 @@ impl Lab {
         let mut input = child.stdin.take().expect("piped");
         input.write_all(stdin.as_bytes()).await.expect("kubectl reads its input");
         drop(input);
-        let output = tokio::time::timeout(Duration::from_secs(60), child.wait_with_output()).await.expect("kubectl ends").expect("kubectl runs");
+        let output = tokio::time::timeout(Duration::from_mins(1), child.wait_with_output()).await.expect("kubectl ends").expect("kubectl runs");
         Some(Output {
             success: output.status.success(),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
