@@ -3,6 +3,8 @@
 mod cli;
 mod csi;
 mod lab;
+#[cfg(test)]
+mod reference;
 mod storage;
 
 use std::process::ExitCode;
