@@ -109,7 +109,7 @@ impl csi::CreateDeleteVolume for HostPath {
         let kind = provision::pool(&plan, &config.pools, |kind| store.used(kind))?;
         let pool = kind.clone().unwrap_or_default();
         let limit = config.pools.get(&pool).copied().unwrap_or(u64::MAX);
-        let reservation = store.reserve(&request.name, &pool, plan.capacity, limit).map_err(|reason| match reason {
+        let claim = store.reserve(&request.name, &pool, plan.capacity, limit).map_err(|reason| match reason {
             Unreserved::Name => {
                 Error::aborted(format!("another call makes the volume {:?} at this moment: repeat", request.name))
             }
@@ -135,11 +135,8 @@ impl csi::CreateDeleteVolume for HostPath {
             staged: None,
             published: std::collections::BTreeMap::new(),
         };
-        match store.put(volume, Durability::Power).await {
-            Ok(volume) => {
-                drop(reservation);
-                Ok(describe(&volume, config))
-            }
+        match store.put_claimed(volume, Durability::Power, claim).await {
+            Ok(volume) => Ok(describe(&volume, config)),
             Err(error) if !error.is_definite() => Err(error.into()),
             Err(error) => {
                 // Should this fail too, the next start removes it: nobody has been told of the volume.
@@ -277,14 +274,14 @@ impl csi::PublishVolume for HostPath {
             None => {}
         }
         let limit = u64::try_from(config.attach_limit).ok().filter(|limit| *limit > 0);
-        let _place = self.0.store.attach(limit.unwrap_or(u64::MAX)).ok_or_else(|| {
+        let place = self.0.store.attach(limit.unwrap_or(u64::MAX)).ok_or_else(|| {
             Error::resource_exhausted(format!(
                 "node {} has {} volumes attached, which is its limit",
                 config.node_id, config.attach_limit
             ))
         })?;
         let changed = Volume { attached: Some(wanted), ..Volume::clone(&volume) };
-        self.0.store.put(changed, Durability::Power).await?;
+        self.0.store.put_claimed(changed, Durability::Power, place).await?;
         Ok(HashMap::new())
     }
 

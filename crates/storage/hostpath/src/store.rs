@@ -35,6 +35,7 @@ struct Job {
     json: String,
     change: Change,
     durability: Durability,
+    claim: Option<Claim>,
     done: oneshot::Sender<Result<(), Error>>,
 }
 
@@ -85,6 +86,16 @@ impl Index {
         self.attached -= u64::from(volume.attached.is_some());
     }
 
+    fn give_back(&mut self, claimed: &Claimed) {
+        match claimed {
+            Claimed::Room { name, pool, bytes } => {
+                self.pending.remove(name);
+                self.release(pool, *bytes);
+            }
+            Claimed::Place => self.attached -= 1,
+        }
+    }
+
     fn release(&mut self, pool: &str, bytes: u64) {
         if let Some(used) = self.used.get_mut(pool) {
             *used -= bytes;
@@ -96,30 +107,35 @@ fn pool(volume: &Volume) -> String {
     volume.kind.clone().unwrap_or_default()
 }
 
-/// Keeps a name and room in a pool for a volume that is being made; given back when dropped.
+/// What is kept for a volume that is being made or attached, until its record takes over; given back when dropped.
+///
+/// Handed to [`Store::put`] it ends in the same step in which the record begins to count, so that nothing is ever counted
+/// twice, or not at all.
 #[derive(Debug)]
-pub(crate) struct Reservation {
+pub(crate) struct Claim {
     index: Arc<Mutex<Index>>,
-    name: String,
-    pool: String,
-    bytes: u64,
+    claimed: Option<Claimed>,
 }
 
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let mut index = lock(&self.index);
-        index.pending.remove(&self.name);
-        index.release(&self.pool, self.bytes);
+#[derive(Debug)]
+enum Claimed {
+    /// A name, and room in a pool.
+    Room { name: String, pool: String, bytes: u64 },
+    /// One of the node's places for attached volumes.
+    Place,
+}
+
+impl Claim {
+    fn new(index: &Arc<Mutex<Index>>, claimed: Claimed) -> Self {
+        Self { index: Arc::clone(index), claimed: Some(claimed) }
     }
 }
 
-/// Keeps one of the node's places for a volume that is being attached; given back when dropped.
-#[derive(Debug)]
-pub(crate) struct Place(Arc<Mutex<Index>>);
-
-impl Drop for Place {
+impl Drop for Claim {
     fn drop(&mut self) {
-        lock(&self.0).attached -= 1;
+        if let Some(claimed) = self.claimed.take() {
+            lock(&self.index).give_back(&claimed);
+        }
     }
 }
 
@@ -136,7 +152,7 @@ impl Drop for Hold {
     }
 }
 
-/// Why there is no [`Reservation`].
+/// Why there is no [`Claim`] to a name and room.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Unreserved {
     /// The name has a volume by now, or is about to have one.
@@ -210,7 +226,7 @@ impl Store {
     }
 
     /// Reserves a name, and `bytes` in the pool `kind`, of which at most `limit` may be in use.
-    pub(crate) fn reserve(&self, name: &str, kind: &str, bytes: u64, limit: u64) -> Result<Reservation, Unreserved> {
+    pub(crate) fn reserve(&self, name: &str, kind: &str, bytes: u64, limit: u64) -> Result<Claim, Unreserved> {
         let mut index = lock(&self.index);
         if index.names.contains_key(name) || index.pending.contains(name) {
             return Err(Unreserved::Name);
@@ -222,7 +238,8 @@ impl Store {
         }
         index.pending.insert(name.to_owned());
         drop(index);
-        Ok(Reservation { index: Arc::clone(&self.index), name: name.to_owned(), pool: kind.to_owned(), bytes })
+        let claimed = Claimed::Room { name: name.to_owned(), pool: kind.to_owned(), bytes };
+        Ok(Claim::new(&self.index, claimed))
     }
 
     /// Keeps other calls from changing the volume, unless one is doing so already.
@@ -233,31 +250,41 @@ impl Store {
     }
 
     /// Reserves a place among at most `limit` attached volumes.
-    pub(crate) fn attach(&self, limit: u64) -> Option<Place> {
+    pub(crate) fn attach(&self, limit: u64) -> Option<Claim> {
         let mut index = lock(&self.index);
         if index.attached >= limit {
             return None;
         }
         index.attached += 1;
         drop(index);
-        Some(Place(Arc::clone(&self.index)))
+        Some(Claim::new(&self.index, Claimed::Place))
     }
 
     /// Makes the volume what `volume` says, or adds it.
     pub(crate) async fn put(&self, volume: Volume, durability: Durability) -> Result<Arc<Volume>, Error> {
+        self.put_claimed(volume, durability, None).await
+    }
+
+    /// The same, which ends the claim that was made for it.
+    pub(crate) async fn put_claimed(
+        &self,
+        volume: Volume,
+        durability: Durability,
+        claim: impl Into<Option<Claim>>,
+    ) -> Result<Arc<Volume>, Error> {
         let volume = Arc::new(volume);
-        self.write(Change::Put(Arc::clone(&volume)), durability).await?;
+        self.write(Change::Put(Arc::clone(&volume)), durability, claim.into()).await?;
         Ok(volume)
     }
 
     /// Forgets the volume.
     pub(crate) async fn remove(&self, id: VolumeId) -> Result<(), Error> {
-        self.write(Change::Remove(id), Durability::Power).await
+        self.write(Change::Remove(id), Durability::Power, None).await
     }
 
-    async fn write(&self, change: Change, durability: Durability) -> Result<(), Error> {
+    async fn write(&self, change: Change, durability: Durability, claim: Option<Claim>) -> Result<(), Error> {
         let (done, answer) = oneshot::channel();
-        let job = Job { json: json(&change), change, durability, done };
+        let job = Job { json: json(&change), change, durability, claim, done };
         let jobs = self.jobs.as_ref().ok_or(Error::Closing)?;
         jobs.send(job).map_err(|_| Error::Closing)?;
         answer.await.map_err(|_| Error::Closing)?
@@ -305,12 +332,15 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, group: Vec<Job>) {
+    fn commit(&mut self, mut group: Vec<Job>) {
         match self.write(&group) {
             Ok(()) => {
                 let mut index = lock(&self.index);
-                for job in &group {
+                for job in &mut group {
                     index.apply(&job.change);
+                    if let Some(claimed) = job.claim.as_mut().and_then(|claim| claim.claimed.take()) {
+                        index.give_back(&claimed);
+                    }
                 }
                 drop(index);
                 for job in group {
@@ -425,8 +455,7 @@ mod tests {
         let mut volume = plain("b");
         volume.kind = Some("fast".to_owned());
         volume.capacity = 40;
-        store.put(volume, Durability::Power).await.unwrap();
-        drop(second);
+        store.put_claimed(volume, Durability::Power, second).await.unwrap();
         assert_eq!(store.used("fast"), 40);
         assert_eq!(store.reserve("d", "fast", u64::MAX, u64::MAX).unwrap_err(), Unreserved::Room { used: 40 });
     }
