@@ -46,7 +46,7 @@ fn open(dir: &Path) -> Result<Store, Error> {
 
 #[test]
 fn torn_tail_at_every_byte() {
-    let Abandoned { dir, log, newest } = abandoned(5);
+    let Abandoned { dir, log, newest } = abandoned(3);
     let whole = fs_err::read(&log).unwrap();
     let mut ends = vec![];
     for cut in (0..whole.len()).rev() {
@@ -68,7 +68,7 @@ fn torn_tail_at_every_byte() {
         assert_eq!(store.range("", None, 0, None).unwrap().versions.len(), kept + 1);
     }
     ends.dedup();
-    assert_eq!(ends, [4, 3, 2, 1, 0]);
+    assert_eq!(ends, [2, 1, 0]);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod bench;
 mod crash;
 mod damage;
+mod full;
 mod model;
 mod parallel;
 mod semantics;

@@ -251,6 +251,12 @@ proptest! {
         run(ops, history, &Options::memory());
     }
 
+}
+
+proptest! {
+    // Each opening syncs several times.
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
     #[test]
     fn disk_like_the_model(ops in proptest::collection::vec(op(), 0..80), history in 1usize..60, segment in 100u64..3000) {
         let dir = tempfile::tempdir().unwrap();
