@@ -17,8 +17,9 @@ use crate::provisioner::{Config, DriverFeatures, Provisioner, ProvisionerMetrics
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Deadline of the calls that ask the driver about itself.
 const INFO_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the driver is asked whether it is well.
+/// How often the driver is asked whether it is well, and how often once it is not.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+const LOST_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why the controllers cannot run, or run no longer.
@@ -265,11 +266,9 @@ async fn monitor(
     health: &Health,
     is_working: &AtomicBool,
 ) -> Error {
-    let mut ticks = tokio::time::interval(PROBE_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut was_well = true;
     loop {
-        ticks.tick().await;
+        tokio::time::sleep(if was_well { PROBE_INTERVAL } else { LOST_PROBE_INTERVAL }).await;
         let outcome = driver.probe(proto::ProbeRequest {}, PROBE_TIMEOUT).await;
         let is_well = match &outcome {
             Ok(response) => response.ready != Some(false),

@@ -23,6 +23,8 @@ pub(super) enum Trigger {
     Claim(String),
     /// The volume of this name.
     Volume(String),
+    /// The volume of this name is gone.
+    VolumeGone(String),
     /// The source of a clone, by namespace and name.
     Source(String, String),
 }
@@ -250,8 +252,10 @@ impl Kind for core::PersistentVolume {
     }
 
     fn forget(key: &str, known: &mut Known) -> Vec<Trigger> {
-        known.volumes.remove(key);
-        Vec::new()
+        match known.volumes.remove(key) {
+            Some(volume) => vec![Trigger::VolumeGone(volume.name)],
+            None => Vec::new(),
+        }
     }
 
     fn keys(known: &Known) -> Vec<String> {

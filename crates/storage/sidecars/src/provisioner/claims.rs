@@ -53,24 +53,40 @@ pub(super) fn status_text(status: &Status) -> String {
 
 /// One pass over the claim with this UID.
 pub(super) async fn work(shared: Arc<Shared>, uid: String) -> Outcome {
+    let in_flight = shared.progress().in_flight.get(&uid).cloned();
+    let name = in_flight.map_or_else(|| plan::volume_name(&shared.config.plan, &uid), |plan| plan.name.clone());
+    // Waits for a deletion under this name, and keeps a new one waiting.
+    let _guard = shared.locks.lock(&name).await;
+    // A deletion settles the call; so this is looked at only now.
+    let in_flight = shared.progress().in_flight.get(&uid).cloned();
     let (claim, class) = {
         let known = shared.cache.read();
         let claim = known.claims.get(&uid).cloned();
         let class = claim.as_ref().and_then(|claim| known.classes.get(&claim.class).cloned());
         (claim, class)
     };
-    let in_flight = shared.progress().in_flight.get(&uid).cloned();
-    let name = match &in_flight {
-        Some(plan) => plan.name.clone(),
-        None => plan::volume_name(&shared.config.plan, &uid),
-    };
-    // Waits for a deletion under this name, and keeps a new one waiting.
-    let _guard = shared.locks.lock(&name).await;
+    if let Some(claim) = &claim
+        && shared.progress().bereft.remove(&uid)
+    {
+        match still_waits(&shared, claim).await {
+            Ok(true) => {
+                shared.progress().settled.remove(&uid);
+            }
+            // The watch will tell.
+            Ok(false) => return Outcome::Done,
+            Err(error) => {
+                tracing::warn!(claim = claim.key(), error = &error as &dyn std::error::Error, "failed to read a claim");
+                shared.progress().bereft.insert(uid);
+                return Outcome::Retry;
+            }
+        }
+    }
     match step(&shared, &uid, &name, claim.as_deref(), class.as_deref(), in_flight.is_some()) {
         ClaimStep::Ignore => {
             if claim.is_none() {
                 let mut progress = shared.progress();
                 progress.settled.remove(&uid);
+                progress.bereft.remove(&uid);
                 progress.infeasible.remove(&uid);
             }
             Outcome::Done
@@ -96,6 +112,19 @@ pub(super) async fn work(shared: Arc<Shared>, uid: String) -> Outcome {
             (Some(claim), Some(class)) => Box::pin(provision(&shared, &claim, &class)).await,
             _ => Outcome::Done,
         },
+    }
+}
+
+/// Whether the claim exists as the cache has it, unbound. Asked where a cache that lags behind would mislead: the volume of a
+/// claim usually goes because the claim did.
+async fn still_waits(shared: &Shared, claim: &Claim) -> Result<bool, kube::Error> {
+    match shared.objects.claim(&claim.namespace, &claim.name).await {
+        Ok(live) => {
+            let live = Claim::from(live);
+            Ok(live.uid == claim.uid && live.volume_name.is_empty())
+        }
+        Err(error) if super::api::is_missing(&error) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -138,7 +167,7 @@ async fn provision(shared: &Arc<Shared>, claim: &Claim, class: &Class) -> Outcom
         Ok((plan, secrets)) => {
             let plan = Arc::new(plan);
             if let Err(error) = shared.journal.begin(&plan).await {
-                fail(shared, &object, class_name(claim), source_kind(claim), &error.to_string());
+                fail(shared, &object, &claim.class, source_kind(claim), &error.to_string());
                 return Outcome::Retry;
             }
             shared.progress().in_flight.insert(claim.uid.clone(), plan.clone());
@@ -149,14 +178,10 @@ async fn provision(shared: &Arc<Shared>, claim: &Claim, class: &Class) -> Outcom
             Outcome::Done
         }
         Err(unprepared) => {
-            fail(shared, &object, class_name(claim), source_kind(claim), &unprepared.text);
+            fail(shared, &object, &claim.class, source_kind(claim), &unprepared.text);
             if unprepared.next == Next::Reschedule { reschedule(shared, claim).await } else { Outcome::Retry }
         }
     }
-}
-
-fn class_name(claim: &Claim) -> &str {
-    &claim.class
 }
 
 fn source_kind(claim: &Claim) -> &str {

@@ -197,6 +197,7 @@ fn watch(shared: &Arc<Shared>, watches: &mut JoinSet<()>) -> Vec<&'static str> {
         match trigger {
             Trigger::Claim(uid) => shared.claims.add(uid),
             Trigger::Volume(name) => shared.volumes.add(name),
+            Trigger::VolumeGone(name) => shared.volume_gone(&name),
             Trigger::Source(namespace, name) => shared.sources.add((namespace, name)),
         }
     }

@@ -385,6 +385,65 @@ mod tests {
         assert!(!Ledger::can_hold(&entry(2, &"x".repeat(CAPACITY), None)));
     }
 
+    fn plan(uid: &str, zones: usize) -> Plan {
+        let terms: Vec<Term> = (0..zones).map(|zone| Term::from([("zone".to_owned(), zone.to_string())])).collect();
+        let topology = (zones > 0).then_some(Requirement { terms, first: zones / 2 });
+        let plan = serde_json::json!({
+            "name": format!("pvc-{uid}"),
+            "requiredBytes": 1,
+            "accessModes": [1],
+            "access": { "mount": { "fsType": "ext4", "flags": ["ro"] } },
+            "parameters": { "kind": "ssd" },
+            "topology": topology,
+            "secret": { "name": "s", "namespace": "n" },
+            "selectedNode": "node",
+            "template": { "metadata": { "name": format!("pvc-{uid}") }, "spec": { "claimRef": { "uid": uid } } },
+        });
+        serde_json::from_value(plan).unwrap()
+    }
+
+    #[test]
+    fn what_is_recorded_is_what_is_replayed() {
+        let plans = [plan("a", 0), plan("b", 5), plan("c", 5), plan("d", 3)];
+        let mut ledger = Ledger::default();
+        for plan in &plans {
+            assert!(ledger.put(encode(plan).unwrap()));
+        }
+        let mut data = BTreeMap::new();
+        apply(&mut data, &ledger.take().changes);
+        assert_eq!(data.len(), 4 + 2, "b and c share their segments");
+        let (read, errors) = decode(&data);
+        assert!(errors.is_empty(), "{errors:?}");
+        assert_eq!(read, plans);
+    }
+
+    #[test]
+    fn unreadable_records_are_reported_and_kept() {
+        let mut data = BTreeMap::new();
+        let entry = encode(&plan("a", 2)).unwrap();
+        data.insert("a".to_owned(), entry.text);
+        data.insert("b".to_owned(), "{".to_owned());
+        data.insert("c".to_owned(), "{\"format\":2,\"plan\":{}}".to_owned());
+        data.insert("d".to_owned(), encode(&plan("d", 0)).unwrap().text);
+        let (read, errors) = decode(&data);
+        assert_eq!(read, [plan("d", 0)]);
+        assert!(
+            matches!(
+                errors.as_slice(),
+                [RecordError::Segments { .. }, RecordError::Malformed { .. }, RecordError::Format { format: 2, .. }]
+            ),
+            "{errors:?}"
+        );
+        // The next write removes none of them.
+        let mut ledger = Ledger::from_data(&data);
+        ledger.put(entry_of("e"));
+        assert!(ledger.take().changes.values().all(Option::is_some));
+    }
+
+    fn entry_of(uid: &str) -> Entry {
+        encode(&plan(uid, 0)).unwrap()
+    }
+
     #[derive(Debug, Clone)]
     enum Op {
         Put(u8, u8, Option<u8>),

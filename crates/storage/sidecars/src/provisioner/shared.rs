@@ -14,7 +14,7 @@ use super::cache::Cache;
 use super::journal::Journal;
 use super::metrics::ProvisionerMetrics;
 use super::objects::Claim;
-use super::plan::Plan;
+use super::plan::{self, Plan};
 
 /// A claim whose request the driver called invalid.
 #[derive(Debug, Clone)]
@@ -31,6 +31,8 @@ pub(super) struct Progress {
     /// UIDs of claims whose volume is saved. They are remembered until the claim is seen bound or gone, so that a cache which lags
     /// behind does not lead to a second volume.
     pub(super) settled: HashSet<String>,
+    /// Those of them whose volume object went away before they were seen bound.
+    pub(super) bereft: HashSet<String>,
     /// Volumes that are made but not saved, by name.
     pub(super) unsaved: HashMap<String, Arc<PersistentVolume>>,
     /// Claims that are retried slowly, by UID.
@@ -114,6 +116,20 @@ impl Shared {
             }
         }
         self.journal.end(uid);
+    }
+
+    /// A volume object went away. A claim that waits for it, if there still is one, needs another.
+    pub(super) fn volume_gone(&self, name: &str) {
+        let bereft: Vec<String> = {
+            let mut progress = self.progress();
+            let of_volume = |uid: &&String| plan::volume_name(&self.config.plan, uid) == name;
+            let bereft: Vec<_> = progress.settled.iter().filter(of_volume).cloned().collect();
+            progress.bereft.extend(bereft.iter().cloned());
+            bereft
+        };
+        for uid in bereft {
+            self.claims.add(uid);
+        }
     }
 
     /// An event on a claim.

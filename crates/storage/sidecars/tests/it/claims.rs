@@ -88,7 +88,8 @@ async fn a_hundred_claims_share_the_record() {
     process.stop().await;
     assert!(recorded(&cluster).is_empty());
     let record = cluster.requests("PATCH configmaps") + cluster.requests("POST configmaps");
-    eprintln!("100 claims: {} volume writes, {record} record writes", cluster.requests("POST persistentvolumes"));
+    let events = cluster.requests("POST events") + cluster.requests("PATCH events");
+    eprintln!("100 claims: 100 volumes written, {record} writes of the record, {events} events");
     assert_eq!(cluster.requests("POST persistentvolumes"), 100);
     assert!(record <= 25, "{record}");
 }
@@ -410,4 +411,23 @@ async fn events_tell_the_story_as_users_know_it() {
     );
     assert_eq!(cluster.events("ProvisioningSucceeded"), [format!("Successfully provisioned volume {name}")]);
     assert_eq!(cluster.events("VolumeFailedDelete"), ["rpc error: code = Internal desc = scripted"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_vanishes_before_it_is_bound_is_made_again() {
+    let (cluster, driver) = (Cluster::new(), Driver::start(false));
+    class(&cluster, "fast", json!({}));
+    cluster.stop_binding(true);
+    let process = start(&cluster, &driver);
+    let name = claim(&cluster, "data", json!({}));
+    let mut volume = cluster.until("the volume", |cluster| cluster.get("persistentvolumes", "", &name)).await;
+    cluster.until("its success", |cluster| cluster.events("ProvisioningSucceeded").pop()).await;
+    volume["metadata"]["finalizers"] = json!([]);
+    cluster.put("persistentvolumes", volume);
+    cluster.delete("persistentvolumes", "", &name);
+    cluster.until("the volume once more", |cluster| cluster.get("persistentvolumes", "", &name)).await;
+    assert_eq!(driver.requests(&name).len(), 2);
+    cluster.stop_binding(false);
+    bound(&cluster, "data").await;
+    process.stop().await;
 }

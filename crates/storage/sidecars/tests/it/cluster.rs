@@ -62,6 +62,8 @@ struct State {
     /// Whether they are told so by an event, rather than by the status of the answer.
     expire_by_event: bool,
     faults: Vec<Planned>,
+    /// Whether the volume controller has stopped.
+    unbinding: bool,
     /// Reason and message of each event.
     events: Vec<(String, String)>,
     /// `METHOD resource` of each request but watches.
@@ -123,6 +125,12 @@ impl Cluster {
         state.objects.iter().filter(|((r, ..), _)| r == resource).map(|(_, object)| object.clone()).collect()
     }
 
+    /// Stops the volume controller, or lets it go on.
+    pub(crate) fn stop_binding(&self, stop: bool) {
+        self.state().unbinding = stop;
+        self.settle();
+    }
+
     /// The messages of the events with this reason.
     pub(crate) fn events(&self, reason: &str) -> Vec<String> {
         let state = self.state();
@@ -172,6 +180,12 @@ impl Cluster {
     /// The volume controller: binds claims to the volumes made for them, releases volumes whose claim is gone.
     fn settle(&self) {
         let mut state = self.state();
+        if state.unbinding {
+            let revision = state.revision;
+            drop(state);
+            self.changed.send_replace(revision);
+            return;
+        }
         let volumes: Vec<_> = state
             .objects
             .iter()
