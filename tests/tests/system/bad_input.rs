@@ -106,7 +106,7 @@ fn calls() -> Vec<Call> {
         Call("PATCH", first, MERGE, json!({ "metadata": { "resourceVersion": "1" } }), 409, "Conflict", "Operation cannot be fulfilled"),
         Call("PATCH", first, JSON_PATCH, json!([{ "op": "test", "path": "/data/a", "value": "2" }]), 422, "Invalid", ""),
         Call("PATCH", first, JSON_PATCH, json!({ "op": "test" }), 400, "BadRequest", ""),
-        Call("PATCH", first, STRATEGIC, json!({ "metadata": { "finalizers": "no" } }), 422, "Invalid", "cannot restore slice from string"),
+        Call("PATCH", first, STRATEGIC, json!({ "metadata": { "finalizers": "no" } }), 422, "Invalid", "patch: Invalid value"),
         Call("PATCH", first, APPLY, map(json!({ "name": "first" })), 422, "Invalid", "fieldManager"),
         Call("PATCH", first, JSON, json!({}), 415, "UnsupportedMediaType", ""),
         Call("DELETE", "/api/v1/namespaces/default/configmaps/missing", JSON, Value::Null, 404, "NotFound", "configmaps \"missing\" not found"),

@@ -99,6 +99,7 @@ impl Api {
         api
     }
 
+    /// What is stored; for readers in the same process, such as the control loops.
     pub fn store(&self) -> &Store {
         &self.0.store
     }

@@ -111,6 +111,14 @@ impl Api {
         if !patched.is_object() {
             return Err(ApiError::bad_request("the patched document is not an object"));
         }
+        // A patch that makes something undecodable is the patch's fault, not that of a malformed body.
+        if kind.custom.is_none()
+            && let Some((schema, definitions)) = shape::schema(kind)
+        {
+            outrigger_lab_schema::check_types(schema, definitions, &patched).map_err(|error| {
+                ApiError::invalid_field("", "", "", "FieldValueInvalid", "patch", format!("Invalid value: {error}"))
+            })?;
+        }
         Ok(patched)
     }
 

@@ -68,7 +68,18 @@ pub fn check_types(schema: &Schema, definitions: &Definitions, value: &Value) ->
     check_at(schema, definitions, value, "")
 }
 
+/// The definition of amounts such as `1Gi`: strings with a grammar, which Kubernetes checks when it decodes.
+const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
+
 fn check_at(schema: &Schema, definitions: &Definitions, value: &Value, path: &str) -> Result<(), TypeError> {
+    if schema.reference.as_deref() == Some(QUANTITY)
+        && let Value::String(text) = value
+        && !is_quantity(text)
+    {
+        let expected = "a quantity such as 1Gi (quantities must match the regular expression \
+                        '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$')";
+        return Err(TypeError { path: path.to_owned(), expected, found: "string" });
+    }
     let schema = definitions.resolve(schema);
     if value.is_null() {
         return Ok(());
@@ -98,6 +109,22 @@ fn check_at(schema: &Schema, definitions: &Definitions, value: &Value, path: &st
         _ => {}
     }
     Ok(())
+}
+
+/// A decimal number with one of the suffixes, or with a decimal exponent.
+fn is_quantity(text: &str) -> bool {
+    let number = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let end = number.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(number.len());
+    let (digits, suffix) = number.split_at(end);
+    if !digits.contains(|c: char| c.is_ascii_digit()) || digits.matches('.').count() > 1 {
+        return false;
+    }
+    let exponent = |text: &str| {
+        let text = text.strip_prefix(['+', '-']).unwrap_or(text);
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    matches!(suffix, "" | "n" | "u" | "m" | "k" | "M" | "G" | "T" | "P" | "E" | "Ki" | "Mi" | "Gi" | "Ti" | "Pi" | "Ei")
+        || suffix.strip_prefix(['e', 'E']).is_some_and(exponent)
 }
 
 /// Tells whether a value has the type of the schema, not looking inside.
@@ -222,5 +249,18 @@ mod tests {
         );
         assert!(check(json!({"spec": {"template": {"spec": {"containers": {}}}}})).is_err());
         assert!(check(json!("text")).is_err());
+    }
+
+    #[test]
+    fn amounts_have_a_grammar() {
+        for good in ["1", "1Gi", "+1.5M", "-3", "1e3", "2E-2", ".5", "100m", "1E"] {
+            assert!(is_quantity(good), "{good}");
+        }
+        for bad in ["", "much", "1gi", "1.2.3", "Gi", "1e", "1 Gi", "0x1", "1GiB"] {
+            assert!(!is_quantity(bad), "{bad}");
+        }
+        let claim = json!({"spec": {"resources": {"requests": {"storage": "much"}}}});
+        let error = check_types(schema("", "PersistentVolumeClaim"), &builtin().definitions, &claim).unwrap_err();
+        assert_eq!(error.path, "spec.resources.requests.storage");
     }
 }

@@ -57,6 +57,10 @@ const PATCH_TYPES: &[&str] = &[
     "application/apply-patch+yaml",
 ];
 
+/// Custom resources know no strategic merge patch. `kubectl apply` reads from here which patch it may send.
+const CUSTOM_PATCH_TYPES: &[&str] =
+    &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
+
 /// One operation, before it is written in a dialect.
 struct Operation<'a> {
     /// The HTTP method, in lower case.
@@ -186,7 +190,10 @@ fn operation<'a>(resource: &ServedResource, verb: &str, subresource: Option<&Sub
     let (body, body_types, answer): (_, &[&str], _) = match verb {
         "list" => (None, &[], Some(list_name_of(resource))),
         "create" | "update" => (definition.clone(), &["*/*"], definition),
-        "patch" => (Some(format!("{META}Patch")), PATCH_TYPES, definition),
+        "patch" => {
+            let types = if matches!(resource.source, super::Source::Custom(_)) { CUSTOM_PATCH_TYPES } else { PATCH_TYPES };
+            (Some(format!("{META}Patch")), types, definition)
+        }
         "delete" | "deletecollection" => (Some(format!("{META}DeleteOptions")), &["*/*"], status),
         _ => (None, &[], definition),
     };
