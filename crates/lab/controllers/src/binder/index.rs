@@ -1,6 +1,6 @@
 //! All volumes, claims and classes, and which volume fits a claim best.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use outrigger_lab_machinery::quantity::Quantity;
 
@@ -109,16 +109,30 @@ impl Index {
         defaults.max_by(|a, b| a.default_since.cmp(&b.default_since).then(b.name.cmp(&a.name)))
     }
 
-    /// Claims that may be helped by a volume or a class: unbound ones of this class, and with `classless` those that
-    /// name none.
-    pub(crate) fn waiting(&self, class: &str, classless: bool) -> Vec<ClaimKey> {
+    /// Unbound claims that a change of this class concerns: those that name it or none.
+    pub(crate) fn waiting_for_class(&self, class: &str) -> Vec<ClaimKey> {
         let waits = |key: &&ClaimKey| {
-            self.claims.get(*key).is_some_and(|claim| match &claim.class {
-                Some(name) => name == class,
-                None => classless || class.is_empty(),
-            })
+            let claim = self.claims.get(*key);
+            claim.is_some_and(|claim| claim.class.as_deref().is_none_or(|name| name == class))
         };
         self.unbound.iter().filter(waits).cloned().collect()
+    }
+
+    /// An unbound claim, none of `except`, that this volume could serve if it is free.
+    pub(crate) fn waiting_for_volume(&self, volume: &str, except: &HashSet<ClaimKey>) -> Option<ClaimKey> {
+        let volume = self.volumes.get(volume).filter(|volume| volume.claim.is_none())?;
+        let waits = |key: &&ClaimKey| {
+            self.claims.get(*key).is_some_and(|claim| {
+                claim.volume.is_empty() && !claim.deleting && fits(claim, volume) && !self.waits_for_consumer(claim)
+            })
+        };
+        self.unbound.iter().filter(|key| !except.contains(*key)).find(waits).cloned()
+    }
+
+    /// Whether nothing must be chosen for a claim before its consumer has a node.
+    pub(crate) fn waits_for_consumer(&self, claim: &Claim) -> bool {
+        let class = claim.class.as_deref().and_then(|class| self.classes.get(class));
+        class.is_some_and(|class| class.wait_for_consumer) && !claim.selected_node
     }
 
     /// Volumes that refer to a claim.
@@ -145,14 +159,14 @@ impl Index {
         let from = (class.to_owned(), least, String::new());
         let of_class = self.free.range(from..).take_while(|(of, ..)| of == class);
         let mut volumes = of_class.filter_map(|(.., name)| self.volumes.get(name));
-        volumes.find(|volume| {
-            let selected = claim
-                .selector
-                .as_ref()
-                .is_some_and(|selector| selector.matches(|label| volume.labels.get(label).map(String::as_str)));
-            selected && unfit(claim, volume).is_none()
-        })
+        volumes.find(|volume| fits(claim, volume))
     }
+}
+
+/// Whether a volume can serve a claim that did not ask for this very one.
+fn fits(claim: &Claim, volume: &Volume) -> bool {
+    let label = |name: &str| volume.labels.get(name).map(String::as_str);
+    unfit(claim, volume).is_none() && claim.selector.as_ref().is_some_and(|selector| selector.matches(label))
 }
 
 fn drop_from<K: Ord, V: Ord>(map: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {

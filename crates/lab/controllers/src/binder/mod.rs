@@ -6,6 +6,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
@@ -58,13 +59,10 @@ impl Binder {
         let name = change.path.name;
         let claims: Vec<ClaimKey> = if change.exists {
             let volume = Volume::new(change.object(), change.revision);
-            let helped = match &volume.claim {
-                Some(claim) => vec![claim.key.clone()],
-                None => index.waiting(&volume.class, false),
-            };
+            let claim = volume.claim.as_ref().map(|claim| claim.key.clone());
             index.put_volume(volume);
             self.queue.add(Item::Volume(name.to_owned()));
-            helped
+            claim.into_iter().collect()
         } else {
             let gone = index.remove_volume(name, change.revision);
             gone.and_then(|volume| volume.claim).map(|claim| claim.key).into_iter().collect()
@@ -98,8 +96,47 @@ impl Binder {
         } else {
             index.remove_class(change.path.name);
         }
-        let claims = index.waiting(change.path.name, true);
+        let claims = index.waiting_for_class(change.path.name);
         self.add_claims(claims);
+    }
+
+    async fn look_at_claim(&self, access: &Access, key: &ClaimKey) -> Outcome {
+        let (steps, claim) = {
+            let index = self.index();
+            let Some(claim) = index.claim(key) else { return Outcome::Done };
+            (plan::claim(&index, claim), claim.clone())
+        };
+        self.carry_out(access, &steps, Some(&claim)).await
+    }
+
+    /// Finds a claim for a volume that is free. Only those that fit are looked at, until one takes it: a volume that
+    /// woke all waiting claims would make many volumes for many claims quadratic work.
+    async fn offer(&self, access: &Access, volume: &str) -> Outcome {
+        let mut asked = HashSet::new();
+        loop {
+            let Some(key) = self.index().waiting_for_volume(volume, &asked) else { return Outcome::Done };
+            let outcome = self.look_at_claim(access, &key).await;
+            if outcome != Outcome::Done {
+                return outcome;
+            }
+            asked.insert(key);
+        }
+    }
+
+    async fn carry_out(&self, access: &Access, steps: &[Step], claim: Option<&Claim>) -> Outcome {
+        for step in steps {
+            match self.take(access, step, claim).await {
+                Ok(()) => {}
+                // The object changed since the plan was made: plan again once that is known here.
+                Err(Failure::Conflict) => return Outcome::Again,
+                Err(Failure::Gone) => return Outcome::Done,
+                Err(failure) => {
+                    tracing::warn!(?step, %failure, "binding failed");
+                    return Outcome::Failed;
+                }
+            }
+        }
+        Outcome::Done
     }
 
     async fn take(&self, access: &Access, step: &Step, claim: Option<&Claim>) -> Result<(), Failure> {
@@ -261,31 +298,17 @@ impl Controller for Binder {
     }
 
     async fn work(&self, access: &Access, item: &Item) -> Outcome {
-        let (steps, claim) = {
-            let index = self.index();
-            match item {
-                Item::Claim(key) => match index.claim(key) {
-                    Some(claim) => (plan::claim(&index, claim), Some(claim.clone())),
-                    None => return Outcome::Done,
-                },
-                Item::Volume(name) => match index.volume(name) {
-                    Some(volume) => (plan::volume(&index, volume), None),
-                    None => return Outcome::Done,
-                },
-            }
-        };
-        for step in steps {
-            match self.take(access, &step, claim.as_ref()).await {
-                Ok(()) => {}
-                // The object changed since the plan was made: plan again once that is known here.
-                Err(Failure::Conflict) => return Outcome::Again,
-                Err(Failure::Gone) => return Outcome::Done,
-                Err(failure) => {
-                    tracing::warn!(?item, ?step, %failure, "binding failed");
-                    return Outcome::Failed;
-                }
+        match item {
+            Item::Claim(key) => self.look_at_claim(access, key).await,
+            Item::Volume(name) => {
+                let steps = {
+                    let index = self.index();
+                    let Some(volume) = index.volume(name) else { return Outcome::Done };
+                    plan::volume(&index, volume)
+                };
+                let outcome = self.carry_out(access, &steps, None).await;
+                if outcome == Outcome::Done { self.offer(access, name).await } else { outcome }
             }
         }
-        Outcome::Done
     }
 }

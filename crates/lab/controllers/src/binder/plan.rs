@@ -60,7 +60,7 @@ fn unbound(index: &Index, claim: &Claim) -> Vec<Step> {
     }
     let class = claim.class.as_deref().unwrap_or_default();
     let class = (!class.is_empty()).then(|| index.class(class));
-    let waits = matches!(class, Some(Some(class)) if class.wait_for_consumer) && !claim.selected_node;
+    let waits = index.waits_for_consumer(claim);
     if let Some(volume) = index.best_match(claim, waits) {
         return bind(claim, volume);
     }

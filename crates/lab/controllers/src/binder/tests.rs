@@ -1,5 +1,7 @@
 //! Matching and plans, without I/O.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::index::Index;
@@ -96,6 +98,26 @@ fn smallest_fitting_volume_wins() {
     assert_eq!(best(&index, &selected).as_deref(), Some("big"));
     // No class matches volumes without one only.
     assert_eq!(best(&index, &claim("c", "1Gi", |c| c["spec"]["storageClassName"] = "".into())), None);
+}
+
+#[test]
+fn free_volume_finds_a_claim_that_it_fits() {
+    let mut index = index(vec![volume("v", "5Gi", |_| {})], vec![class("fast", false, ""), class("lazy", true, "")]);
+    let none = HashSet::new();
+    index.put_claim(claim("big", "6Gi", |_| {}));
+    index.put_claim(claim("going", "1Gi", |c| c["metadata"]["deletionTimestamp"] = "t".into()));
+    index.put_claim(claim("other", "1Gi", |c| c["spec"]["volumeName"] = "w".into()));
+    index.put_claim(claim("picky", "1Gi", |c| c["spec"]["selector"] = json!({"matchLabels": {"disk": "w"}})));
+    assert_eq!(index.waiting_for_volume("v", &none), None);
+    index.put_claim(claim("fits", "5Gi", |_| {}));
+    let found = index.waiting_for_volume("v", &none).unwrap();
+    assert_eq!(found.name, "fits");
+    assert_eq!(index.waiting_for_volume("v", &HashSet::from([found])), None);
+    index.put_volume(volume("l", "5Gi", |v| v["spec"]["storageClassName"] = "lazy".into()));
+    index.put_claim(claim("lazy", "1Gi", |c| c["spec"]["storageClassName"] = "lazy".into()));
+    assert_eq!(index.waiting_for_volume("l", &none), None, "its consumer has no node yet");
+    index.put_volume(volume("t", "5Gi", |v| v["spec"]["claimRef"] = json!({"namespace": "n", "name": "fits"})));
+    assert_eq!(index.waiting_for_volume("t", &none), None, "it is taken");
 }
 
 #[test]
@@ -215,10 +237,7 @@ fn newest_default_class_is_given_to_claims_that_name_none() {
     let mut waiting = some;
     waiting.put_claim(claim("c", "1Gi", nameless));
     let key = ClaimKey { namespace: "n".into(), name: "c".into() };
-    let key = [key];
-    assert_eq!(waiting.waiting("x", true), key);
-    assert_eq!(waiting.waiting("", false), key);
-    assert_eq!(waiting.waiting("x", false), []);
+    assert_eq!(waiting.waiting_for_class("x"), [key]);
 }
 
 #[test]
