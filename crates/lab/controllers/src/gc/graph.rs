@@ -133,6 +133,9 @@ pub(crate) struct Graph {
     /// By key, to find what a deletion removed.
     uids: HashMap<Arc<str>, Uid>,
     dependents: HashMap<Uid, HashSet<Uid>>,
+    /// Owners whose deletion was seen and that are still referred to. They are gone even if their kind is no longer
+    /// served, as when a definition was deleted with all its objects.
+    gone: HashSet<Uid>,
     kinds: HashSet<Arc<(String, String)>>,
 }
 
@@ -190,6 +193,9 @@ impl Graph {
     pub(crate) fn delete(&mut self, key: &str) -> Vec<Uid> {
         let Some(uid) = self.uids.remove(key) else { return Vec::new() };
         let mut affected: Vec<Uid> = self.dependents.get(&uid).into_iter().flatten().copied().collect();
+        if !affected.is_empty() {
+            self.gone.insert(uid);
+        }
         if let Some(node) = self.nodes.remove(&uid) {
             for owner in node.owners.iter().map(|owner| Uid::new(&owner.uid)) {
                 self.detach(owner, uid);
@@ -216,6 +222,7 @@ impl Graph {
             dependents.remove(&dependent);
             if dependents.is_empty() {
                 self.dependents.remove(&owner);
+                self.gone.remove(&owner);
             }
         }
     }
@@ -292,7 +299,7 @@ impl Graph {
         });
         match found {
             Some(found) if found.deleting == Some(Deleting::Foreground) => Owner::Waiting,
-            None if served(&owner.api_version, &owner.kind) => Owner::Gone,
+            None if self.gone.contains(&Uid::new(&owner.uid)) || served(&owner.api_version, &owner.kind) => Owner::Gone,
             Some(_) | None => Owner::Solid,
         }
     }

@@ -84,6 +84,22 @@ fn owner_that_never_was_counts_as_gone() {
 }
 
 #[test]
+fn owner_seen_to_go_is_gone_even_if_its_kind_went_too() {
+    let mut world = World::default();
+    world.put("owner", vec![]);
+    let mut reference = owner("owner", false);
+    reference["kind"] = "Unknown".into();
+    world.put("child", vec![reference.clone()]);
+    assert_eq!(world.plan("child"), Plan::Nothing);
+    world.graph.delete(&key("owner"));
+    assert_eq!(world.plan("child"), Plan::Delete);
+    // What nobody refers to any more is forgotten.
+    world.graph.delete(&key("child"));
+    world.put("late", vec![reference]);
+    assert_eq!(world.plan("late"), Plan::Nothing);
+}
+
+#[test]
 fn one_remaining_owner_keeps_the_child_and_loses_the_other_reference() {
     let mut world = World::default();
     world.put("a", vec![]);

@@ -86,6 +86,20 @@ async fn absent_and_misplaced_owners() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn definition_takes_the_dependents_of_its_objects_along() {
+    let lab = Lab::start().await;
+    let definition = lab.create(widgets()).await;
+    let top = lab.create(widget("default", "top", &[])).await;
+    lab.create(config("default", "child", &[owner(&top, true)])).await;
+    lab.settle().await;
+    lab.delete(&definition, None).await;
+    lab.settle().await;
+    assert!(lab.get("CustomResourceDefinition", "", "widgets.example.com").is_none());
+    assert!(lab.get("ConfigMap", "default", "child").is_none());
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deletions_missed_while_stopped_are_made_up_for() {
     let mut lab = Lab::start().await;
     let top = lab.create(config("default", "top", &[])).await;
