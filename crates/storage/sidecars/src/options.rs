@@ -16,7 +16,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
-    /// Requests a second to the API server, on average. Two or three are needed for each claim, so raise it (and the burst) for bulk work.
+    /// Requests a second to the API server, on average. Three are needed for each claim, so raise it (and the burst) for bulk work.
     #[arg(long, default_value_t = 5.0, value_name = "N")]
     pub kube_api_qps: f32,
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use outrigger_csi::proto;
@@ -18,6 +19,9 @@ use super::{clone, plan, save, volume};
 
 /// How often the clean-up after an unusable answer is tried before the call is replayed.
 const CLEANUP_TRIES: u32 = 5;
+
+/// How long a saved volume may take to show up in the watch.
+const SIGHTING: Duration = Duration::from_secs(30);
 
 const FAILED: &str = "ProvisioningFailed";
 
@@ -65,6 +69,13 @@ pub(super) async fn work(shared: Arc<Shared>, uid: String) -> Outcome {
         let class = claim.as_ref().and_then(|claim| known.classes.get(&claim.class).cloned());
         (claim, class)
     };
+    if claim.is_none() {
+        // Bound, gone, or somebody else's: nothing has to be remembered of it.
+        let mut progress = shared.progress();
+        progress.settled.remove(&uid);
+        progress.bereft.remove(&uid);
+        progress.infeasible.remove(&uid);
+    }
     if let Some(claim) = &claim
         && shared.progress().bereft.remove(&uid)
     {
@@ -82,20 +93,27 @@ pub(super) async fn work(shared: Arc<Shared>, uid: String) -> Outcome {
         }
     }
     match step(&shared, &uid, &name, claim.as_deref(), class.as_deref(), in_flight.is_some()) {
-        ClaimStep::Ignore => {
-            if claim.is_none() {
-                let mut progress = shared.progress();
-                progress.settled.remove(&uid);
-                progress.bereft.remove(&uid);
-                progress.infeasible.remove(&uid);
-            }
-            Outcome::Done
-        }
+        ClaimStep::Ignore => Outcome::Done,
         ClaimStep::Settle => {
-            if in_flight.is_some() && !shared.progress().unsaved.contains_key(&name) {
-                shared.settle(&uid);
+            let is_volume_known = shared.cache.read().volumes.contains_key(&name);
+            let mut progress = shared.progress();
+            if progress.unsaved.contains_key(&name) {
+                return Outcome::Done;
             }
-            Outcome::Done
+            if in_flight.is_some() {
+                drop(progress);
+                shared.settle(&uid);
+                return Outcome::Done;
+            }
+            match progress.settled.get(&uid).map(|since| SIGHTING.saturating_sub(since.elapsed())) {
+                // Saved, and then not seen: a watch may have missed all of its short life.
+                Some(Duration::ZERO) if !is_volume_known => {
+                    progress.bereft.insert(uid);
+                    Outcome::Retry
+                }
+                Some(remaining) if !is_volume_known => Outcome::After(remaining),
+                _ => Outcome::Done,
+            }
         }
         // The class's arrival brings the claim back.
         ClaimStep::AwaitClass => {
@@ -139,7 +157,7 @@ fn step(
     let is_volume_known = shared.cache.read().volumes.contains_key(name);
     let progress = shared.progress();
     // A claim that left the cache is bound or gone: only then may its mark be lifted.
-    let is_settled = claim.is_some() && progress.settled.contains(uid);
+    let is_settled = claim.is_some() && progress.settled.contains_key(uid);
     let facts = ClaimFacts {
         driver: &shared.config.plan.driver,
         claim,

@@ -3,7 +3,7 @@
 //! # The path of a claim
 //!
 //! The volume controller of Kubernetes annotates a claim with the driver's name. The [claim's step](decide::claim_step) is then to
-//! [plan](plan) one `CreateVolume` call, to put the plan on [record], and to call. The answer becomes a
+//! [plan] one `CreateVolume` call, to put the plan on [record], and to call. The answer becomes a
 //! [volume object](volume), which is saved for ever; an error is [judged](decide::after_error): definite, or uncertain.
 //! Uncertain ones are repeated with the same plan until they are definite, also by the next process after this one, and also
 //! when the claim is gone. In that last case the volume object is saved all the same: the volume controller finds no claim for it, marks it

@@ -151,7 +151,7 @@ fn decode_one(uid: &str, text: &str, data: &BTreeMap<String, String>) -> Result<
     Ok(plan)
 }
 
-/// What the ConfigMap holds, and what it should hold. Pure book-keeping; the [journal](super::journal) does the writing.
+/// What the ConfigMap holds, and what it should hold. Pure book-keeping; the journal does the writing.
 #[derive(Debug, Default)]
 pub struct Ledger {
     /// What is known to be written.

@@ -28,9 +28,9 @@ pub(super) struct Infeasible {
 pub(super) struct Progress {
     /// Plans of calls that may be under way, by claim UID.
     pub(super) in_flight: HashMap<String, Arc<Plan>>,
-    /// UIDs of claims whose volume is saved. They are remembered until the claim is seen bound or gone, so that a cache which lags
+    /// UIDs of claims whose volume is saved, and when that was. They are remembered until the claim is seen bound or gone, so that a cache which lags
     /// behind does not lead to a second volume.
-    pub(super) settled: HashSet<String>,
+    pub(super) settled: HashMap<String, Instant>,
     /// Those of them whose volume object went away before they were seen bound.
     pub(super) bereft: HashSet<String>,
     /// Volumes that are made but not saved, by name.
@@ -112,7 +112,7 @@ impl Shared {
             progress.in_flight.remove(uid);
             progress.infeasible.remove(uid);
             if is_claim_known {
-                progress.settled.insert(uid.to_owned());
+                progress.settled.insert(uid.to_owned(), Instant::now());
             }
         }
         self.journal.end(uid);
@@ -123,7 +123,7 @@ impl Shared {
         let bereft: Vec<String> = {
             let mut progress = self.progress();
             let of_volume = |uid: &&String| plan::volume_name(&self.config.plan, uid) == name;
-            let bereft: Vec<_> = progress.settled.iter().filter(of_volume).cloned().collect();
+            let bereft: Vec<_> = progress.settled.keys().filter(of_volume).cloned().collect();
             progress.bereft.extend(bereft.iter().cloned());
             bereft
         };
