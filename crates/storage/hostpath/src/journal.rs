@@ -96,6 +96,7 @@ impl Journal {
             Ok(content) => content,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let (file, length) = write_new(directory, &[], &fault)?;
+                sync_names(directory, &fault)?;
                 let journal = Self::new(directory, file, length, 1, fault);
                 return Ok((journal, Vec::new()));
             }
@@ -180,18 +181,22 @@ impl Journal {
         self.lines > 2 * volumes + SLACK
     }
 
-    /// Replaces the file by one that holds `volumes` only.
+    /// Replaces the file by one that holds `volumes` only. On an error the old file is in use as before, or, where the new
+    /// one has its name already, the journal takes no more changes.
     pub(crate) fn compact(&mut self, volumes: &[Arc<Volume>]) -> Result<(), Error> {
         let (file, length) = write_new(&self.directory, volumes, &self.fault)?;
         self.file = file;
         self.length = length;
-        self.durable = length;
         self.lines = volumes.len() + 1;
+        // Nobody knows now which of the two files the name leads to after a loss of power; both say the same so far.
+        sync_names(&self.directory, &self.fault).inspect_err(|_| self.poisoned = true)?;
+        self.durable = length;
         Ok(())
     }
 }
 
-/// Writes a fresh file beside the old one, makes it durable and puts it into its place.
+/// Writes a fresh file beside the old one, makes it durable and puts it into its place; see [`sync_names`] for that. After
+/// an error the old file still has the name.
 fn write_new(directory: &Path, volumes: &[Arc<Volume>], fault: &Fault) -> Result<(File, u64), Error> {
     let mut text = String::new();
     let header = Header { format: FORMAT.to_owned(), version: VERSION };
@@ -209,9 +214,13 @@ fn write_new(directory: &Path, volumes: &[Arc<Volume>], fault: &Fault) -> Result
     file.sync_all()?;
     fault.effect("replace the state file")?;
     fs_err::rename(&new, directory.join(FILE))?;
-    fault.effect("sync the state directory")?;
-    File::open(directory)?.sync_all()?;
     Ok((file, text.len() as u64))
+}
+
+/// Makes the names in the state directory survive a loss of power.
+fn sync_names(directory: &Path, fault: &Fault) -> Result<(), Error> {
+    fault.effect("sync the state directory")?;
+    Ok(File::open(directory)?.sync_all()?)
 }
 
 /// The JSON of a value of this crate, which always has one.
@@ -418,7 +427,11 @@ mod tests {
             let volumes: Vec<_> = volumes.collect();
             let done = journal.compact(&volumes).is_ok();
             assert_eq!(done, effects >= 3);
-            assert_eq!(open(dir.path()).1.len(), 2, "stopped after {effects}");
+            // What the journal accepts after a failure is in the file that has the name.
+            journal.fault = Fault::default();
+            let accepted = journal.append([json(&put("c")).as_str()]).is_ok();
+            assert_eq!(accepted, effects != 2, "only the sync of the directory leaves doubts");
+            assert_eq!(open(dir.path()).1.len(), 2 + usize::from(accepted), "stopped after {effects}");
             assert!(!dir.path().join(NEW_FILE).exists());
         }
     }

@@ -391,8 +391,13 @@ impl Writer {
         }
         let volumes: Vec<Arc<Volume>> = lock(&self.index).volumes.values().cloned().collect();
         if let Err(error) = self.journal.compact(&volumes) {
-            // The old file stays in use, and the next change tries again.
-            tracing::warn!(error = %describe(&error), "cannot compact the state file");
+            if self.journal.is_poisoned() {
+                self.failed.store(true, Ordering::Relaxed);
+                tracing::error!(error = %describe(&error), "cannot make the compacted state file durable");
+            } else {
+                // The old file stays in use, and the next change tries again.
+                tracing::warn!(error = %describe(&error), "cannot compact the state file");
+            }
         }
     }
 }
