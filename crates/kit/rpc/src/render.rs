@@ -7,6 +7,9 @@ use serde_json::{Map, Value as Json, json};
 /// csi.proto).
 const SECRET: u32 = 1059;
 
+/// The kubelet puts service account tokens under this key into `volume_context`, a field that is not secret.
+const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
+
 /// What stands in place of a secret.
 pub const STRIPPED: &str = "***stripped***";
 
@@ -14,7 +17,8 @@ pub const STRIPPED: &str = "***stripped***";
 ///
 /// Names are those of the proto file, keys are sorted, zero values are left out, enums and 64-bit integers are
 /// numbers, bytes are base64. A oneof is an object named in camel case with its choice inside, `null` if nothing is
-/// chosen: `{"AccessType":{"Mount":{"fs_type":"ext4"}}}`. A field with the option `csi_secret` is replaced as a whole by [`STRIPPED`].
+/// chosen: `{"AccessType":{"Mount":{"fs_type":"ext4"}}}`. A field with the option `csi_secret` is replaced as a whole by [`STRIPPED`],
+/// and so are the service account tokens that Kubernetes hands over in a field without it.
 pub fn render(message: &DynamicMessage) -> String {
     message_json(message).to_string()
 }
@@ -57,8 +61,12 @@ fn value_json(value: &Value) -> Json {
         Value::Message(v) => message_json(v),
         Value::List(values) => values.iter().map(value_json).collect(),
         Value::Map(entries) => {
-            let mut object: Map<String, Json> =
-                entries.iter().map(|(key, value)| (key_text(key), value_json(value))).collect();
+            let entry = |(key, value)| {
+                let key = key_text(key);
+                let value = if key == TOKENS { STRIPPED.into() } else { value_json(value) };
+                (key, value)
+            };
+            let mut object: Map<String, Json> = entries.iter().map(entry).collect();
             object.sort_keys();
             Json::Object(object)
         }

@@ -171,3 +171,13 @@ fn secrets_are_stripped_as_a_whole() {
         assert_eq!(render(&message), r#"{"name":"n","secrets":"***stripped***","token":"***stripped***"}"#);
     }
 }
+
+#[test]
+fn service_account_tokens_are_stripped_from_maps_that_are_not_secret() {
+    let tokens = json!({"csi.storage.k8s.io/serviceAccount.tokens": "opensesame", "pod": "p"});
+    let message = request(&pool(Extension::Declared), json!({ "parameters": tokens }));
+    assert_eq!(
+        render(&message),
+        r#"{"parameters":{"csi.storage.k8s.io/serviceAccount.tokens":"***stripped***","pod":"p"}}"#
+    );
+}
