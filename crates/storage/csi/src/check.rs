@@ -9,6 +9,7 @@ pub(crate) mod topology;
 
 use std::collections::HashMap;
 
+use prost::Message as _;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage, Value};
 
 use self::table::{Gate, Rule};
@@ -237,8 +238,16 @@ fn map_size(path: &str, map: &HashMap<MapKey, Value>) -> Result<(), Error> {
 }
 
 fn no_repetition(path: &str, list: &[Value]) -> Result<(), Error> {
+    // By their bytes, which are the same for equal values, since none of these messages has a map: a request may hold
+    // hundreds of thousands, too many to compare each with each.
+    let mut seen: HashMap<Vec<u8>, usize> = HashMap::with_capacity(list.len());
     for (index, value) in list.iter().enumerate() {
-        if let Some(first) = list[..index].iter().position(|other| other == value) {
+        let bytes = match value {
+            Value::String(text) => text.clone().into_bytes(),
+            Value::Message(message) => message.encode_to_vec(),
+            _ => continue,
+        };
+        if let Some(first) = seen.insert(bytes, index) {
             return Err(invalid(format!("{path}[{index}] repeats {path}[{first}]")));
         }
     }
