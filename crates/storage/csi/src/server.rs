@@ -4,12 +4,15 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use outrigger_rpc::{BindError, Endpoint, Listener, Observer};
 use prost::Message;
 use prost_reflect::DynamicMessage;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::service::Routes;
 use tonic::{Request, Status};
 use tracing::Instrument as _;
@@ -19,6 +22,9 @@ use crate::check::{self, table};
 use crate::lock::{Guard, Locks};
 use crate::plugin::{Parts, Plugin, StartError};
 use crate::{Error, proto};
+
+/// How long answers on their way, and callers that never say anything, are waited for once no call runs any more.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Why a plugin does not serve, or stopped to.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +61,7 @@ impl Plugin {
     }
 
     /// Serves on a socket until `shutdown` is ready; then refuses new calls and waits for the running ones, also for
-    /// those whose callers went away. A supervisor that asked for it is told when the socket is there
+    /// those whose callers went away, and for streams. Connections without a call hold nothing up. A supervisor that asked for it is told when the socket is there
     /// ([`notify_ready`](outrigger_daemon::notify_ready)).
     ///
     /// # Errors
@@ -68,10 +74,25 @@ impl Plugin {
         if let Err(error) = outrigger_daemon::notify_ready() {
             tracing::warn!("cannot tell the supervisor that the plugin is ready: {error}");
         }
-        let served = tonic::transport::Server::builder()
+        let stop = CancellationToken::new();
+        let stopping = async {
+            shutdown.await;
+            stop.cancel();
+        };
+        let serving = tonic::transport::Server::builder()
             .add_routes(routes)
-            .serve_with_incoming_shutdown(listener.incoming(), shutdown)
-            .await;
+            .serve_with_incoming_shutdown(listener.incoming(), stopping);
+        // The server waits for every connection to end. One that is silent, before HTTP/2 even began, never does.
+        let idle = async {
+            stop.cancelled().await;
+            tasks.close();
+            tasks.wait().await;
+            tokio::time::sleep(LINGER).await;
+        };
+        let served = tokio::select! {
+            served = serving => served,
+            () = idle => Ok(()),
+        };
         tasks.close();
         tasks.wait().await;
         served.map_err(|source| ServeError::Serve { endpoint: endpoint.clone(), source })
@@ -116,6 +137,11 @@ pub(crate) struct Inner {
 pub(crate) struct Service(Arc<Inner>);
 
 impl Service {
+    /// Makes the end of the server wait until it is dropped.
+    pub(crate) fn running(&self) -> TaskTrackerToken {
+        self.0.tasks.token()
+    }
+
     /// Does one call: checks the request, takes its lock, and runs the driver.
     ///
     /// It happens in a task of its own, so that a caller that goes away does not leave something half made: the

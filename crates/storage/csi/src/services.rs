@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::{Request, Response, Status};
 
 use crate::check::answer::{self, Blocks};
@@ -248,7 +249,7 @@ impl proto::snapshot_metadata_server::SnapshotMetadata for Service {
             Ok(proto::GetMetadataAllocatedResponse::default())
         })
         .await?;
-        Ok(Response::new(outgoing(method, rules, opened)))
+        Ok(Response::new(outgoing(method, rules, opened, self.running())))
     }
 
     async fn get_metadata_delta(
@@ -264,7 +265,7 @@ impl proto::snapshot_metadata_server::SnapshotMetadata for Service {
             Ok(proto::GetMetadataDeltaResponse::default())
         })
         .await?;
-        Ok(Response::new(outgoing(method, rules, opened)))
+        Ok(Response::new(outgoing(method, rules, opened, self.running())))
     }
 }
 
@@ -294,9 +295,14 @@ impl<T> Slot<T> {
 }
 
 /// The driver's stream, each message checked; it ends with the first error.
-fn outgoing<T: Blocks + Send + 'static>(method: &'static str, rules: answer::Stream, opened: Slot<T>) -> Outgoing<T> {
+fn outgoing<T: Blocks + Send + 'static>(
+    method: &'static str,
+    rules: answer::Stream,
+    opened: Slot<T>,
+    running: TaskTrackerToken,
+) -> Outgoing<T> {
     let messages = AssertUnwindSafe(opened.take()).catch_unwind();
-    let checked = messages.scan((rules, false), move |(rules, failed), message| {
+    let checked = messages.scan((rules, false, running), move |(rules, failed, _), message| {
         let outcome = match message {
             _ if *failed => return futures_util::future::ready(None),
             Ok(Ok(message)) => rules.check(&message).map(|()| message),

@@ -197,6 +197,18 @@ async fn an_operation_outlives_its_caller() {
 }
 
 #[tokio::test]
+async fn a_caller_that_says_nothing_does_not_keep_the_plugin_from_ending() {
+    let serving = Serving::start(plain(&Arc::new(Toy::default()))).await;
+    let _silent = tokio::net::UnixStream::connect(serving.endpoint.path()).await.unwrap();
+    // Connections are accepted in their order: the silent one was, when this one is answered.
+    let second = Client::connect(&serving.endpoint, DEADLINE).await.unwrap();
+    second.probe(proto::ProbeRequest {}, DEADLINE).await.unwrap();
+    let path = serving.endpoint.path().to_owned();
+    tokio::time::timeout(DEADLINE, serving.stop()).await.expect("it ends").unwrap().unwrap();
+    assert!(!path.exists());
+}
+
+#[tokio::test]
 async fn a_panic_is_an_internal_error_and_frees_the_volume() {
     let toy = Arc::new(Toy::default());
     let serving = Serving::start(full(&toy)).await;
