@@ -15,7 +15,7 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Command,
 
-    /// How much to log: 0 is quiet, 2 is for operators, 4 and above for debugging. RUST_LOG overrides it.
+    /// How much to log: up to 3 what operators need, 4 and 5 for debugging, 6 and above every step. RUST_LOG overrides it.
     #[arg(short = 'v', long = "v", global = true, default_value_t = 2, value_name = "LEVEL", env = "OUTRIGGER_V")]
     pub verbosity: u8,
 

@@ -191,7 +191,7 @@ async fn reset(args: &LabReset) -> Result<Outcome> {
         return say(&format!("there is nothing in {}", root.display()));
     }
     // A wrong --dir must not cost anybody their files: only a directory that looks like a lab's is deleted.
-    let known = ["lab.json", "kubeconfig", "pki", "store", "plugins", "csi-data", "logs"];
+    let known = ["lab.json", "lab.json.new", "kubeconfig", "pki", "store", "plugins", "csi-data", "logs"];
     let foreign: Vec<String> = fs_err::read_dir(root)?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| !known.contains(&name.as_str()) && !(name.starts_with('.') && name.ends_with(".notify")))
