@@ -24,8 +24,9 @@
 //! ## What the SDK does, so that drivers need not
 //!
 //! - **Requests arrive checked**: required fields, sizes (128 bytes a string, 4 KiB a map, 256 bytes a node id), control
-//!   characters, absolute paths without `..`, capacity ranges, access types and modes, topology keys, and only what the
-//!   plugin advertises. What is wrong is answered by the code of the specification and a message that names the field.
+//!   characters, absolute paths without `..` (`volume_path`, where nothing is made, may be relative), capacity ranges,
+//!   access types and modes, topology keys, and only what the plugin advertises. What is wrong is answered by the code of
+//!   the specification and a message that names the field.
 //! - **One operation at a time** runs on a volume, a snapshot or a name to be; the second is answered `ABORTED`. The
 //!   controller and the node side of a volume do not exclude each other, and calls that only read are not held up.
 //! - **An operation runs to its end** even if its caller goes away or its deadline passes, and keeps its lock until then.

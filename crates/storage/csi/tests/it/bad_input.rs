@@ -182,6 +182,13 @@ pub(crate) const BAD: &[(To, &str, &str, Code, &str)] = &[
     ),
     (
         Full,
+        "NodeGetVolumeStats",
+        r#"{"volume_id": "v", "volume_path": "mnt/../etc"}"#,
+        InvalidArgument,
+        "volume_path \"mnt/../etc\" leads upwards: it must not contain \"..\"",
+    ),
+    (
+        Full,
         "GetCapacity",
         r#"{"accessible_topology": {"segments": {"a b": "v"}}}"#,
         InvalidArgument,

@@ -63,6 +63,7 @@ async fn bad_input_is_answered_with_what_is_wrong() {
         refused(driver.publish(publication(unknown, &place, "target", writer())).await, Code::NotFound, unknown);
         refused(driver.unpublish(unknown, &place, "target").await, Code::NotFound, unknown);
         refused(driver.stats(unknown, place.pod("target")).await, Code::NotFound, unknown);
+        refused(driver.stats(unknown, "some/path".to_owned()).await, Code::NotFound, unknown);
         let request = proto::ControllerGetVolumeRequest { volume_id: unknown.to_owned() };
         refused(driver.client.controller_get_volume(request, DEADLINE).await, Code::NotFound, unknown);
     }

@@ -42,6 +42,7 @@ async fn a_directory_volume_from_claim_to_pod_and_back() {
     assert_eq!(usage.len(), 2);
     assert!(usage.iter().all(|usage| usage.total > 0 && usage.used > 0));
     refused(driver.stats(&id, place.pod("elsewhere")).await, Code::NotFound, "not at");
+    refused(driver.stats(&id, "some/path".to_owned()).await, Code::NotFound, "not at");
     let entry = driver.page(0, "").await.unwrap().entries.remove(0);
     assert_eq!(entry.status.unwrap().published_node_ids, ["node-1"]);
 
