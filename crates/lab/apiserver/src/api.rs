@@ -9,7 +9,7 @@ use ring::rand::SystemRandom;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{Authenticator, Authorizer, TokenIssuer, TokenSubject};
+use crate::auth::{Attributes, Authenticator, Authorizer, TokenIssuer, TokenSubject};
 use crate::cache::EventCache;
 use crate::crd::is_definition;
 use crate::expire::Expiry;
@@ -17,6 +17,7 @@ use crate::kinds::{KindInfo, Registry};
 use crate::metrics::Metrics;
 use crate::object::meta;
 use crate::openapi::Documents;
+use crate::status::ApiError;
 
 /// How the lab's API presents itself.
 #[derive(Debug, Clone)]
@@ -138,6 +139,11 @@ impl Api {
                 "node" => same(format!("/registry/core/nodes//{}", bound.name), &bound.uid),
                 claim => same(format!("/registry/core/{claim}s/{}/{}", subject.namespace, bound.name), &bound.uid),
             })
+    }
+
+    /// Refuses what the user may not do.
+    pub(crate) fn authorize(&self, attributes: &Attributes<'_>) -> Result<(), ApiError> {
+        if attributes.user.is_master() || self.0.authorizer.allowed(attributes) { Ok(()) } else { Err(attributes.refusal()) }
     }
 
     /// Follow-up of a write that changed the store: custom kinds follow their definitions before the write is answered.

@@ -8,12 +8,12 @@ use outrigger_lab_store::Revision;
 use serde_json::Value;
 
 use crate::api::Api;
-use crate::auth::User;
+use crate::auth::{Attributes, User};
 use crate::delete::DeleteOptions;
 use crate::kinds::{KindInfo, Resource};
 use crate::ownership::Ownership;
 use crate::patch::Patch;
-use crate::request::{ListOptions, WriteOptions};
+use crate::request::{ListOptions, Verb, WriteOptions};
 use crate::shape;
 use crate::status::ApiError;
 use crate::watch::{EventType, Watch};
@@ -70,7 +70,18 @@ impl Client {
     }
 
     /// `namespace` is empty for cluster-scoped kinds.
-    fn target(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Target, ApiError> {
+    fn target(&self, verb: Verb, resource: &Resource, namespace: &str, name: &str, subresource: &str) -> Result<Target, ApiError> {
+        let attributes = Attributes {
+            user: &self.user,
+            verb: verb.name(),
+            group: &resource.group,
+            resource: &resource.plural,
+            subresource,
+            namespace,
+            name,
+            path: "",
+        };
+        self.api.authorize(&attributes)?;
         Ok(Target { kind: self.kind(resource)?, namespace: namespace.to_owned(), name: name.to_owned() })
     }
 
@@ -81,14 +92,14 @@ impl Client {
 
     /// One object.
     pub fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Value, ApiError> {
-        let target = self.target(resource, namespace, name)?;
+        let target = self.target(Verb::Get, resource, namespace, name, "")?;
         let version = self.api.read(&target)?;
         shape::parse(&target.kind, &version)
     }
 
     /// Objects of a namespace, or of all if `namespace` is empty.
     pub async fn list(&self, resource: &Resource, namespace: &str, options: &ListOptions) -> Result<List, ApiError> {
-        let target = self.target(resource, namespace, "")?;
+        let target = self.target(Verb::List, resource, namespace, "", "")?;
         let page = self.api.list(&target, options, true).await?;
         let items = page.items.into_iter().filter_map(|item| item.value).collect();
         Ok(List { items, revision: page.revision, continue_token: page.continue_token })
@@ -99,18 +110,18 @@ impl Client {
     pub async fn watch(&self, resource: &Resource, namespace: &str, options: &ListOptions) -> Result<WatchStream, ApiError> {
         let mut options = options.clone();
         options.watch = true;
-        let target = self.target(resource, namespace, "")?;
+        let target = self.target(Verb::Watch, resource, namespace, "", "")?;
         Ok(WatchStream { watch: self.api.watch(&target, &options).await? })
     }
 
     /// Creates an object.
     pub async fn create(&self, resource: &Resource, namespace: &str, object: Value, options: &WriteOptions) -> Result<Value, ApiError> {
-        let target = self.target(resource, namespace, "")?;
+        let target = self.target(Verb::Create, resource, namespace, "", "")?;
         self.finish(self.api.create(self.actor(), &target, object, options, Ownership::Open)?).await
     }
 
     pub(crate) fn create_now(&self, resource: &Resource, namespace: &str, object: Value, options: &WriteOptions) -> Result<(), ApiError> {
-        let target = self.target(resource, namespace, "")?;
+        let target = self.target(Verb::Create, resource, namespace, "", "")?;
         self.api.create(self.actor(), &target, object, options, Ownership::Open).map(|_| ())
     }
 
@@ -133,13 +144,13 @@ impl Client {
     async fn write(&self, resource: &Resource, object: Value, part: Part, options: &WriteOptions) -> Result<Value, ApiError> {
         let namespace = crate::object::meta(&object, "namespace").to_owned();
         let name = crate::object::meta(&object, "name").to_owned();
-        let target = self.target(resource, &namespace, &name)?;
+        let target = self.target(Verb::Update, resource, &namespace, &name, part.subresource())?;
         self.finish(self.api.update(self.actor(), &target, part, object, options)?).await
     }
 
     /// Patches an object.
     pub async fn patch(&self, resource: &Resource, namespace: &str, name: &str, patch: &Patch, options: &WriteOptions) -> Result<Value, ApiError> {
-        let target = self.target(resource, namespace, name)?;
+        let target = self.target(Verb::Patch, resource, namespace, name, "")?;
         self.finish(self.api.patch(self.actor(), &target, Part::Main, patch, options)?).await
     }
 
@@ -152,13 +163,13 @@ impl Client {
         patch: &Patch,
         options: &WriteOptions,
     ) -> Result<Value, ApiError> {
-        let target = self.target(resource, namespace, name)?;
+        let target = self.target(Verb::Patch, resource, namespace, name, "status")?;
         self.finish(self.api.patch(self.actor(), &target, Part::Status, patch, options)?).await
     }
 
     /// Deletes an object, or begins to; the answer is its last or its present state.
     pub async fn delete(&self, resource: &Resource, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Value, ApiError> {
-        let target = self.target(resource, namespace, name)?;
+        let target = self.target(Verb::Delete, resource, namespace, name, "")?;
         let deleted = self.api.delete(self.actor(), &target, options)?;
         self.api.store().durable(deleted.revision).await?;
         serde_json::from_slice(&deleted.bytes).map_err(ApiError::internal)

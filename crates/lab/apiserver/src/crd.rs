@@ -87,8 +87,8 @@ pub(crate) fn check(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldErro
         errors.push(FieldError::invalid("spec.preserveUnknownFields", &Value::Bool(true), "must be false in order to use defaults in the schema"));
     }
     let strategy = text(new, &["spec", "conversion", "strategy"]);
-    if strategy != "None" {
-        errors.push(FieldError::not_supported("spec.conversion.strategy", &Value::from(strategy), ["None"]));
+    if !["None", "Webhook"].contains(&strategy) {
+        errors.push(FieldError::not_supported("spec.conversion.strategy", &Value::from(strategy), ["None", "Webhook"]));
     }
     versions(new, errors);
     if let Some(old) = old {
@@ -179,7 +179,10 @@ fn kinds(definition: &Value) -> Vec<Arc<KindInfo>> {
     let boxed = |field: &str| -> Vec<Box<str>> { list(&names, &[field]).iter().filter_map(Value::as_str).map(Into::into).collect() };
     let terminating = object::is_terminating(definition);
     let mut rows = Vec::new();
-    for (index, version) in versions.iter().enumerate().filter(|(_, version)| version["served"] == true) {
+    // Conversion webhooks are not called: of such a definition only the stored version is served.
+    let by_webhook = text(definition, &["spec", "conversion", "strategy"]) == "Webhook";
+    let served = |version: &Value| version["served"] == true && (!by_webhook || version["name"] == stored);
+    for (index, version) in versions.iter().enumerate().filter(|(_, version)| served(version)) {
         let name = text(version, &["name"]);
         let Some(schema) = at(version, &["schema", "openAPIV3Schema"]) else { continue };
         let Ok(schema) = structural::compile(schema, &format!("spec.versions[{index}].schema.openAPIV3Schema")) else { continue };

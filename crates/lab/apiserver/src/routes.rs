@@ -21,7 +21,7 @@ use crate::openapi::{Tagged, tagged};
 use crate::ownership::Ownership;
 use crate::patch::Patch;
 use crate::present::{Lines, yaml};
-use crate::request::{ListOptions, ObjectRoute, Query, Route, Verb, WriteOptions};
+use crate::request::{ListOptions, ObjectRoute, Query, Route, Verb, WriteOptions, parse_revision};
 use crate::status::ApiError;
 use crate::part::Part;
 use crate::write::{Actor, Target, Written};
@@ -99,7 +99,7 @@ impl Call<'_> {
 
     fn authorize_path(&self, user: &User) -> Result<(), ApiError> {
         let verb = path_verb(Verb::of(self.method, true, false));
-        self.authorize(&Attributes {
+        self.api.authorize(&Attributes {
             user,
             verb,
             group: "",
@@ -109,10 +109,6 @@ impl Call<'_> {
             name: "",
             path: self.path,
         })
-    }
-
-    fn authorize(&self, attributes: &Attributes<'_>) -> Result<(), ApiError> {
-        if attributes.user.is_master() || self.api.0.authorizer.allowed(attributes) { Ok(()) } else { Err(attributes.refusal()) }
     }
 
     /// Everything that is not about objects.
@@ -220,7 +216,7 @@ impl Call<'_> {
             Some(name) => Some(name.clone()),
             None => self.query.get("fieldSelector").and_then(|text| text.strip_prefix("metadata.name=")).filter(|name| !name.contains(',')).map(str::to_owned),
         };
-        self.authorize(&Attributes {
+        self.api.authorize(&Attributes {
             user,
             verb: verb.name(),
             group: &route.group,
@@ -261,7 +257,7 @@ impl Call<'_> {
         let actor = Actor { user, agent };
         if let Some(name) = &route.subresource {
             let sub = kind.subresource(name).filter(|_| route.rest.is_none()).ok_or_else(ApiError::no_resource)?;
-            return self.subresource(&target, sub, verb, actor);
+            return self.subresource(&target, sub, verb, actor).await;
         }
         if !kind.verbs.has(offered(verb)) {
             return Err(ApiError::method_not_allowed());
@@ -271,7 +267,7 @@ impl Call<'_> {
             return self.virtual_kind(&target, body, actor);
         }
         match verb {
-            Verb::Get => self.get(&target),
+            Verb::Get => self.get(&target).await,
             Verb::List => self.list(&target).await,
             Verb::Watch => self.watch(&target).await,
             Verb::Create => {
@@ -340,8 +336,11 @@ impl Call<'_> {
         Ok(response)
     }
 
-    fn get(&self, target: &Target) -> Result<Response<Body>, ApiError> {
+    async fn get(&self, target: &Target) -> Result<Response<Body>, ApiError> {
         let form = negotiate(self.headers, false)?;
+        if let Some(revision) = parse_revision(self.query.get("resourceVersion"))? {
+            self.api.reach(revision).await?;
+        }
         let bytes = self.api.served(target)?;
         self.present(target, StatusCode::OK, bytes, form)
     }
@@ -389,7 +388,7 @@ impl Call<'_> {
         Ok(json(StatusCode::CREATED, &answer))
     }
 
-    fn subresource(&self, target: &Target, sub: &Subresource, verb: Verb, actor: Actor<'_>) -> Result<Response<Body>, ApiError> {
+    async fn subresource(&self, target: &Target, sub: &Subresource, verb: Verb, actor: Actor<'_>) -> Result<Response<Body>, ApiError> {
         if !sub.verbs.has(offered(verb)) {
             return Err(ApiError::method_not_allowed());
         }
@@ -424,7 +423,7 @@ impl Call<'_> {
             SubresourceKind::Token => return Ok(json(StatusCode::CREATED, &self.api.request_token(target, body()?)?)),
         };
         if verb == Verb::Get {
-            return self.get(target);
+            return self.get(target).await;
         }
         let written = if verb == Verb::Update {
             let options = WriteOptions::parse(self.query, false)?;
@@ -434,9 +433,7 @@ impl Call<'_> {
             let options = WriteOptions::parse(self.query, patch.is_apply())?;
             self.api.patch(actor, target, part, &patch, &options)?
         };
-        let mut response = self.present(target, StatusCode::OK, written.bytes, form)?;
-        add_warnings(&mut response, &written.warnings);
-        Ok(response)
+        self.written(target, form, written).await
     }
 }
 

@@ -209,6 +209,7 @@ async fn connect(server: &Server) -> SendRequest<Full<Bytes>> {
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let tcp = TcpStream::connect(server.address()).await.expect("listening");
+    tcp.set_nodelay(true).expect("a TCP socket");
     let name = ServerName::try_from("localhost").expect("name");
     let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.expect("trusted");
     assert_eq!(tls.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
