@@ -30,13 +30,18 @@ struct Target {
 impl Target {
     fn read(dir: &Path) -> anyhow::Result<Self> {
         let kubeconfig = fs_err::read_to_string(dir.join("kubeconfig"))?;
-        let url = kubeconfig.split("server: ").nth(1).and_then(|rest| rest.lines().next()).context("find the server's address")?;
+        let url = kubeconfig
+            .split("server: ")
+            .nth(1)
+            .and_then(|rest| rest.lines().next())
+            .context("find the server's address")?;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(&fs_err::read(dir.join("pki/ca.crt"))?)?)?;
-        let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let mut config =
+            rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()?
+                .with_root_certificates(roots)
+                .with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
         let token = fs_err::read_to_string(dir.join("pki/admin.token"))?;
         Ok(Self { url: url.to_owned(), token, tls: tokio_rustls::TlsConnector::from(Arc::new(config)) })
@@ -55,7 +60,13 @@ impl Target {
         Ok(client)
     }
 
-    async fn send(&self, client: &mut SendRequest<Full<Bytes>>, method: &str, path: &str, body: String) -> anyhow::Result<http::Response<Incoming>> {
+    async fn send(
+        &self,
+        client: &mut SendRequest<Full<Bytes>>,
+        method: &str,
+        path: &str,
+        body: String,
+    ) -> anyhow::Result<http::Response<Incoming>> {
         let request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url))
@@ -67,7 +78,13 @@ impl Target {
         Ok(client.send_request(request).await?)
     }
 
-    async fn call(&self, client: &mut SendRequest<Full<Bytes>>, method: &str, path: &str, body: String) -> anyhow::Result<Bytes> {
+    async fn call(
+        &self,
+        client: &mut SendRequest<Full<Bytes>>,
+        method: &str,
+        path: &str,
+        body: String,
+    ) -> anyhow::Result<Bytes> {
         let response = self.send(client, method, path, body).await?;
         let status = response.status();
         let bytes = response.into_body().collect().await?.to_bytes();
@@ -77,7 +94,10 @@ impl Target {
 }
 
 fn object(name: &str) -> String {
-    format!("{{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{{\"name\":\"{name}\"}},\"data\":{{\"k\":\"{}\"}}}}", "x".repeat(256))
+    format!(
+        "{{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{{\"name\":\"{name}\"}},\"data\":{{\"k\":\"{}\"}}}}",
+        "x".repeat(256)
+    )
 }
 
 fn rss(pid: &str) -> String {
@@ -91,7 +111,9 @@ fn say(text: &str) {
 
 fn percentiles(mut times: Vec<Duration>) -> String {
     times.sort();
-    let at = |share: usize| times.get((times.len() * share / 100).min(times.len().saturating_sub(1))).copied().unwrap_or_default();
+    let at = |share: usize| {
+        times.get((times.len() * share / 100).min(times.len().saturating_sub(1))).copied().unwrap_or_default()
+    };
     format!("p50 {:?} p99 {:?}", at(50), at(99))
 }
 
@@ -136,7 +158,12 @@ async fn main() -> anyhow::Result<()> {
     say(&format!("create, 16 clients: {:.0}/s {}", 10_000.0 / begin.elapsed().as_secs_f64(), percentiles(times)));
     say(&format!("11,000 objects: {}", rss(&pid)));
 
-    for (name, query) in [("all", ""), ("all, RV 0", "?resourceVersion=0"), ("first 500", "?limit=500"), ("by label", "?labelSelector=a%3Db")] {
+    for (name, query) in [
+        ("all", ""),
+        ("all, RV 0", "?resourceVersion=0"),
+        ("first 500", "?limit=500"),
+        ("by label", "?labelSelector=a%3Db"),
+    ] {
         let (mut times, mut size) = (Vec::new(), 0);
         for _ in 0..20 {
             let one = Instant::now();
@@ -148,11 +175,19 @@ async fn main() -> anyhow::Result<()> {
 
     let list = target.call(&mut client, "GET", &format!("{PATH}?limit=1"), String::new()).await?;
     let text = String::from_utf8_lossy(&list);
-    let revision = text.split("\"resourceVersion\":\"").nth(1).and_then(|rest| rest.split('"').next()).context("find the revision")?.to_owned();
+    let revision = text
+        .split("\"resourceVersion\":\"")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next())
+        .context("find the revision")?
+        .to_owned();
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     for _ in 0..100 {
         let mut client = target.connect().await?;
-        let mut body = target.send(&mut client, "GET", &format!("{PATH}?watch=true&resourceVersion={revision}"), String::new()).await?.into_body();
+        let mut body = target
+            .send(&mut client, "GET", &format!("{PATH}?watch=true&resourceVersion={revision}"), String::new())
+            .await?
+            .into_body();
         let sender = sender.clone();
         tokio::spawn(async move {
             // The connection lives as long as its client.

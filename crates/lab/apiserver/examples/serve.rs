@@ -5,7 +5,10 @@ use outrigger_lab_apiserver::{Server, ServerOptions};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
     let mut arguments = std::env::args().skip(1);
     let dir = arguments.next().context("usage: serve <data directory> [address]")?;
     let mut options = ServerOptions::new(dir);

@@ -67,7 +67,10 @@ pub(crate) struct Inner {
 
 impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Api").field("server", &self.0.config.server).field("revision", &self.0.store.revision()).finish()
+        f.debug_struct("Api")
+            .field("server", &self.0.config.server)
+            .field("revision", &self.0.store.revision())
+            .finish()
     }
 }
 
@@ -133,7 +136,8 @@ impl Api {
                 .and_then(|version| serde_json::from_slice::<Value>(&version.value).ok())
                 .is_some_and(|object| meta(&object, "uid") == uid)
         };
-        let account = same(format!("/registry/core/serviceaccounts/{}/{}", subject.namespace, subject.name), &subject.uid);
+        let account =
+            same(format!("/registry/core/serviceaccounts/{}/{}", subject.namespace, subject.name), &subject.uid);
         account
             && subject.bound.as_ref().is_none_or(|bound| match bound.claim.as_str() {
                 "node" => same(format!("/registry/core/nodes//{}", bound.name), &bound.uid),
@@ -143,7 +147,11 @@ impl Api {
 
     /// Refuses what the user may not do.
     pub(crate) fn authorize(&self, attributes: &Attributes<'_>) -> Result<(), ApiError> {
-        if attributes.user.is_master() || self.0.authorizer.allowed(attributes) { Ok(()) } else { Err(attributes.refusal()) }
+        if attributes.user.is_master() || self.0.authorizer.allowed(attributes) {
+            Ok(())
+        } else {
+            Err(attributes.refusal())
+        }
     }
 
     /// Follow-up of a write that changed the store: custom kinds follow their definitions before the write is answered.

@@ -12,12 +12,12 @@ use crate::auth::{Attributes, User};
 use crate::delete::DeleteOptions;
 use crate::kinds::{KindInfo, Resource};
 use crate::ownership::Ownership;
+use crate::part::Part;
 use crate::patch::Patch;
 use crate::request::{ListOptions, Verb, WriteOptions};
 use crate::shape;
 use crate::status::ApiError;
 use crate::watch::{EventType, Watch};
-use crate::part::Part;
 use crate::write::{Actor, Target, Written};
 
 /// A client in the process of the server. Its requests take the same path as those from the network, from
@@ -66,11 +66,21 @@ impl Client {
 
     fn kind(&self, resource: &Resource) -> Result<Arc<KindInfo>, ApiError> {
         let registry = self.api.registry();
-        registry.resource(&resource.group, &resource.version, &resource.plural).cloned().ok_or_else(ApiError::no_resource)
+        registry
+            .resource(&resource.group, &resource.version, &resource.plural)
+            .cloned()
+            .ok_or_else(ApiError::no_resource)
     }
 
     /// `namespace` is empty for cluster-scoped kinds.
-    fn target(&self, verb: Verb, resource: &Resource, namespace: &str, name: &str, subresource: &str) -> Result<Target, ApiError> {
+    fn target(
+        &self,
+        verb: Verb,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+    ) -> Result<Target, ApiError> {
         let attributes = Attributes {
             user: &self.user,
             verb: verb.name(),
@@ -107,7 +117,12 @@ impl Client {
 
     /// Changes from `options.resource_version` on (what is there first, if that is not set). The stream ends when the
     /// watch times out or the server stops, and after an event of type [`EventType::Error`].
-    pub async fn watch(&self, resource: &Resource, namespace: &str, options: &ListOptions) -> Result<WatchStream, ApiError> {
+    pub async fn watch(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        options: &ListOptions,
+    ) -> Result<WatchStream, ApiError> {
         let mut options = options.clone();
         options.watch = true;
         let target = self.target(Verb::Watch, resource, namespace, "", "")?;
@@ -115,12 +130,24 @@ impl Client {
     }
 
     /// Creates an object.
-    pub async fn create(&self, resource: &Resource, namespace: &str, object: Value, options: &WriteOptions) -> Result<Value, ApiError> {
+    pub async fn create(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        object: Value,
+        options: &WriteOptions,
+    ) -> Result<Value, ApiError> {
         let target = self.target(Verb::Create, resource, namespace, "", "")?;
         self.finish(self.api.create(self.actor(), &target, object, options, Ownership::Open)?).await
     }
 
-    pub(crate) fn create_now(&self, resource: &Resource, namespace: &str, object: Value, options: &WriteOptions) -> Result<(), ApiError> {
+    pub(crate) fn create_now(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        object: Value,
+        options: &WriteOptions,
+    ) -> Result<(), ApiError> {
         let target = self.target(Verb::Create, resource, namespace, "", "")?;
         self.api.create(self.actor(), &target, object, options, Ownership::Open).map(|_| ())
     }
@@ -131,7 +158,12 @@ impl Client {
     }
 
     /// Replaces the status of an object.
-    pub async fn update_status(&self, resource: &Resource, object: Value, options: &WriteOptions) -> Result<Value, ApiError> {
+    pub async fn update_status(
+        &self,
+        resource: &Resource,
+        object: Value,
+        options: &WriteOptions,
+    ) -> Result<Value, ApiError> {
         self.write(resource, object, Part::Status, options).await
     }
 
@@ -141,7 +173,13 @@ impl Client {
         self.write(&resource, object, Part::Pointer("/spec/finalizers"), &WriteOptions::default()).await
     }
 
-    async fn write(&self, resource: &Resource, object: Value, part: Part, options: &WriteOptions) -> Result<Value, ApiError> {
+    async fn write(
+        &self,
+        resource: &Resource,
+        object: Value,
+        part: Part,
+        options: &WriteOptions,
+    ) -> Result<Value, ApiError> {
         let namespace = crate::object::meta(&object, "namespace").to_owned();
         let name = crate::object::meta(&object, "name").to_owned();
         let target = self.target(Verb::Update, resource, &namespace, &name, part.subresource())?;
@@ -149,7 +187,14 @@ impl Client {
     }
 
     /// Patches an object.
-    pub async fn patch(&self, resource: &Resource, namespace: &str, name: &str, patch: &Patch, options: &WriteOptions) -> Result<Value, ApiError> {
+    pub async fn patch(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        patch: &Patch,
+        options: &WriteOptions,
+    ) -> Result<Value, ApiError> {
         let target = self.target(Verb::Patch, resource, namespace, name, "")?;
         self.finish(self.api.patch(self.actor(), &target, Part::Main, patch, options)?).await
     }
@@ -168,7 +213,13 @@ impl Client {
     }
 
     /// Deletes an object, or begins to; the answer is its last or its present state.
-    pub async fn delete(&self, resource: &Resource, namespace: &str, name: &str, options: &DeleteOptions) -> Result<Value, ApiError> {
+    pub async fn delete(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        options: &DeleteOptions,
+    ) -> Result<Value, ApiError> {
         let target = self.target(Verb::Delete, resource, namespace, name, "")?;
         let deleted = self.api.delete(self.actor(), &target, options)?;
         self.api.store().durable(deleted.revision).await?;
@@ -191,7 +242,8 @@ impl WatchStream {
     /// The next event; `None` at the end. Cancel-safe.
     pub async fn next(&mut self) -> Option<WatchEvent> {
         let change = self.watch.next().await?;
-        let (ty, object) = self.watch.decode(&change).unwrap_or_else(|error| (EventType::Error, Arc::new(error.to_status())));
+        let (ty, object) =
+            self.watch.decode(&change).unwrap_or_else(|error| (EventType::Error, Arc::new(error.to_status())));
         Some(WatchEvent { ty, object })
     }
 

@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use crate::api::Api;
 use crate::delete::DeleteOptions;
 use crate::kinds::{Custom, Generation, HookContext, KindInfo, Rules, Subresource, SubresourceKind, Verbs};
-use crate::ownership::Ownership;
 use crate::object::{self, at, fields, meta, section, text};
+use crate::ownership::Ownership;
+use crate::part::Part;
 use crate::scale::simple_path;
 use crate::shape;
 use crate::status::ApiError;
-use crate::part::Part;
 use crate::write::{Actor, Target};
 
 /// Holds a definition until its objects are gone.
@@ -84,7 +84,11 @@ pub(crate) fn check(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldErro
         errors.push(FieldError::not_supported("spec.scope", &Value::from(scope), ["Cluster", "Namespaced"]));
     }
     if at(new, &["spec", "preserveUnknownFields"]) == Some(&Value::Bool(true)) {
-        errors.push(FieldError::invalid("spec.preserveUnknownFields", &Value::Bool(true), "must be false in order to use defaults in the schema"));
+        errors.push(FieldError::invalid(
+            "spec.preserveUnknownFields",
+            &Value::Bool(true),
+            "must be false in order to use defaults in the schema",
+        ));
     }
     let strategy = text(new, &["spec", "conversion", "strategy"]);
     if !["None", "Webhook"].contains(&strategy) {
@@ -92,9 +96,15 @@ pub(crate) fn check(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldErro
     }
     versions(new, errors);
     if let Some(old) = old {
-        for path in [["spec", "group"].as_slice(), &["spec", "names", "plural"], &["spec", "names", "kind"], &["spec", "scope"]] {
+        for path in
+            [["spec", "group"].as_slice(), &["spec", "names", "plural"], &["spec", "names", "kind"], &["spec", "scope"]]
+        {
             if at(old, path) != at(new, path) {
-                errors.push(FieldError::invalid(path.join("."), at(new, path).unwrap_or(&Value::Null), "field is immutable"));
+                errors.push(FieldError::invalid(
+                    path.join("."),
+                    at(new, path).unwrap_or(&Value::Null),
+                    "field is immutable",
+                ));
             }
         }
         for (index, stored) in list(new, &["status", "storedVersions"]).iter().enumerate() {
@@ -113,7 +123,11 @@ fn versions(new: &Value, errors: &mut Vec<FieldError>) {
     let versions = list(new, &["spec", "versions"]);
     let storage = versions.iter().filter(|version| version["storage"] == true).count();
     if storage != 1 {
-        errors.push(FieldError::invalid("spec.versions", &Value::from(storage), "must have exactly one version marked as storage version"));
+        errors.push(FieldError::invalid(
+            "spec.versions",
+            &Value::from(storage),
+            "must have exactly one version marked as storage version",
+        ));
     }
     let mut seen: Vec<&str> = Vec::new();
     for (index, version) in versions.iter().enumerate() {
@@ -159,7 +173,11 @@ fn versions(new: &Value, errors: &mut Vec<FieldError>) {
             let path = format!("{path}.additionalPrinterColumns[{column}]");
             let one = Value::Array(vec![definition.clone()]);
             if let Err(error) = table::Definition::custom(Some(&one)) {
-                errors.push(FieldError::invalid(format!("{path}.jsonPath"), &definition["jsonPath"], &error.to_string()));
+                errors.push(FieldError::invalid(
+                    format!("{path}.jsonPath"),
+                    &definition["jsonPath"],
+                    &error.to_string(),
+                ));
             }
             let types = ["boolean", "date", "integer", "number", "string"];
             if !types.contains(&text(definition, &["type"])) {
@@ -175,8 +193,14 @@ fn kinds(definition: &Value) -> Vec<Arc<KindInfo>> {
     let names = at(definition, &["spec", "names"]).cloned().unwrap_or_default();
     let plural = text(&names, &["plural"]);
     let versions = list(definition, &["spec", "versions"]);
-    let stored = versions.iter().find(|version| version["storage"] == true).map(|version| text(version, &["name"])).unwrap_or_default();
-    let boxed = |field: &str| -> Vec<Box<str>> { list(&names, &[field]).iter().filter_map(Value::as_str).map(Into::into).collect() };
+    let stored = versions
+        .iter()
+        .find(|version| version["storage"] == true)
+        .map(|version| text(version, &["name"]))
+        .unwrap_or_default();
+    let boxed = |field: &str| -> Vec<Box<str>> {
+        list(&names, &[field]).iter().filter_map(Value::as_str).map(Into::into).collect()
+    };
     let terminating = object::is_terminating(definition);
     let mut rows = Vec::new();
     // Conversion webhooks are not called: of such a definition only the stored version is served.
@@ -185,7 +209,9 @@ fn kinds(definition: &Value) -> Vec<Arc<KindInfo>> {
     for (index, version) in versions.iter().enumerate().filter(|(_, version)| served(version)) {
         let name = text(version, &["name"]);
         let Some(schema) = at(version, &["schema", "openAPIV3Schema"]) else { continue };
-        let Ok(schema) = structural::compile(schema, &format!("spec.versions[{index}].schema.openAPIV3Schema")) else { continue };
+        let Ok(schema) = structural::compile(schema, &format!("spec.versions[{index}].schema.openAPIV3Schema")) else {
+            continue;
+        };
         let has = |sub: &str| at(version, &["subresources", sub]).filter(|value| !value.is_null());
         let mut subresources = Vec::new();
         let change = Verbs::GET.and(Verbs::PATCH).and(Verbs::UPDATE);
@@ -204,12 +230,21 @@ fn kinds(definition: &Value) -> Vec<Arc<KindInfo>> {
         }
         let status = has("status").is_some();
         if status {
-            subresources.push(Subresource { name: "status".into(), foreign: None, verbs: change, kind: SubresourceKind::Status });
+            subresources.push(Subresource {
+                name: "status".into(),
+                foreign: None,
+                verbs: change,
+                kind: SubresourceKind::Status,
+            });
         }
         let api_version = format!("{group}/{name}");
         let deprecation = (version["deprecated"] == true).then(|| {
             let own = text(version, &["deprecationWarning"]);
-            if own.is_empty() { format!("{api_version} {} is deprecated", text(&names, &["kind"])) } else { own.to_owned() }
+            if own.is_empty() {
+                format!("{api_version} {} is deprecated", text(&names, &["kind"]))
+            } else {
+                own.to_owned()
+            }
         });
         rows.push(Arc::new(KindInfo {
             group: group.into(),
@@ -236,7 +271,10 @@ fn kinds(definition: &Value) -> Vec<Arc<KindInfo>> {
                 definition: meta(definition, "name").to_owned(),
                 schema: Arc::new(schema),
                 columns: list(version, &["additionalPrinterColumns"]).to_vec(),
-                selectable: list(version, &["selectableFields"]).iter().map(|field| text(field, &["jsonPath"]).to_owned()).collect(),
+                selectable: list(version, &["selectableFields"])
+                    .iter()
+                    .map(|field| text(field, &["jsonPath"]).to_owned())
+                    .collect(),
                 deprecation,
             }),
         }));
@@ -274,7 +312,14 @@ impl Api {
         set_condition(new, "NamesAccepted", accepted, reason, message, &now);
         let was = condition(new, "Established") == Some("True");
         if accepted || was {
-            set_condition(new, "Established", true, "InitialNamesAccepted", "the initial names have been accepted", &now);
+            set_condition(
+                new,
+                "Established",
+                true,
+                "InitialNamesAccepted",
+                "the initial names have been accepted",
+                &now,
+            );
         } else {
             set_condition(new, "Established", false, "NotAccepted", "not all names are accepted", &now);
         }
@@ -297,9 +342,12 @@ impl Api {
         let group = text(new, &["spec", "group"]);
         let registry = self.registry();
         let others = self.definitions();
-        let taken = others.iter().filter(|other| meta(other, "name") != target.name && text(other, &["spec", "group"]) == group);
+        let taken = others
+            .iter()
+            .filter(|other| meta(other, "name") != target.name && text(other, &["spec", "group"]) == group);
         let taken: Vec<&Value> = taken.filter_map(|other| at(other, &["status", "acceptedNames"])).collect();
-        let builtin: Vec<&Arc<KindInfo>> = registry.kinds().filter(|kind| kind.custom.is_none() && *kind.group == *group).collect();
+        let builtin: Vec<&Arc<KindInfo>> =
+            registry.kinds().filter(|kind| kind.custom.is_none() && *kind.group == *group).collect();
         for field in ["plural", "singular", "kind", "listKind"] {
             let wanted = text(names, &[field]);
             let by_builtin = builtin.iter().any(|kind| match field {
@@ -313,7 +361,8 @@ impl Api {
             }
         }
         let short: Vec<&Value> = list(names, &["shortNames"]).iter().collect();
-        let clash = short.into_iter().find(|name| taken.iter().any(|names| list(names, &["shortNames"]).contains(name)));
+        let clash =
+            short.into_iter().find(|name| taken.iter().any(|names| list(names, &["shortNames"]).contains(name)));
         clash.map(|name| format!("{name} is already in use"))
     }
 
@@ -333,12 +382,19 @@ impl Api {
             return Ok(());
         }
         let registry = self.registry();
-        let kind = registry.kinds().find(|kind| kind.custom.as_ref().is_some_and(|custom| custom.definition == target.name)).cloned();
+        let kind = registry
+            .kinds()
+            .find(|kind| kind.custom.as_ref().is_some_and(|custom| custom.definition == target.name))
+            .cloned();
         let mut left = 0;
         if let Some(kind) = kind {
             let range = self.store().range(&kind.prefix, None, usize::MAX, None)?;
             for version in range.versions {
-                let Some((namespace, name)) = version.key.strip_prefix(&*kind.prefix).and_then(|rest| rest.split_once('/')) else { continue };
+                let Some((namespace, name)) =
+                    version.key.strip_prefix(&*kind.prefix).and_then(|rest| rest.split_once('/'))
+                else {
+                    continue;
+                };
                 let object = Target { kind: Arc::clone(&kind), namespace: namespace.to_owned(), name: name.to_owned() };
                 match self.delete(actor, &object, &DeleteOptions::default()) {
                     Ok(_) => left += usize::from(self.store().get(&object.key()).is_some()),
@@ -354,11 +410,18 @@ impl Api {
     }
 
     fn release_definition(&self, actor: Actor<'_>, target: &Target) -> Result<(), ApiError> {
-        let released = self.modify(actor, target, Part::Main, &crate::request::WriteOptions::default(), Ownership::Open, |current| {
-            let mut wanted = current.clone();
-            object::remove_finalizer(&mut wanted, CLEANUP);
-            Ok(wanted)
-        });
+        let released = self.modify(
+            actor,
+            target,
+            Part::Main,
+            &crate::request::WriteOptions::default(),
+            Ownership::Open,
+            |current| {
+                let mut wanted = current.clone();
+                object::remove_finalizer(&mut wanted, CLEANUP);
+                Ok(wanted)
+            },
+        );
         match released {
             Err(error) if error.reason != "NotFound" => Err(error),
             _ => Ok(()),
@@ -369,8 +432,11 @@ impl Api {
     pub(crate) fn after_removal(&self, kind: &KindInfo) -> Result<(), ApiError> {
         let Some(custom) = &kind.custom else { return Ok(()) };
         let registry = self.registry();
-        let Some(definitions) = registry.resource("apiextensions.k8s.io", "v1", "customresourcedefinitions") else { return Ok(()) };
-        let target = Target { kind: Arc::clone(definitions), namespace: String::new(), name: custom.definition.clone() };
+        let Some(definitions) = registry.resource("apiextensions.k8s.io", "v1", "customresourcedefinitions") else {
+            return Ok(());
+        };
+        let target =
+            Target { kind: Arc::clone(definitions), namespace: String::new(), name: custom.definition.clone() };
         let Some(version) = self.store().get(&target.key()) else { return Ok(()) };
         if !object::is_terminating(&shape::parse(definitions, &version)?) {
             return Ok(());
@@ -390,7 +456,11 @@ pub(crate) fn is_definition(kind: &KindInfo) -> bool {
 }
 
 fn condition<'a>(definition: &'a Value, ty: &str) -> Option<&'a str> {
-    list(definition, &["status", "conditions"]).iter().find(|condition| condition["type"] == ty)?.get("status")?.as_str()
+    list(definition, &["status", "conditions"])
+        .iter()
+        .find(|condition| condition["type"] == ty)?
+        .get("status")?
+        .as_str()
 }
 
 fn set_condition(definition: &mut Value, ty: &str, status: bool, reason: &str, message: &str, now: &str) {
@@ -403,7 +473,8 @@ fn set_condition(definition: &mut Value, ty: &str, status: bool, reason: &str, m
     let wanted = json!({"type": ty, "status": status, "reason": reason, "message": message, "lastTransitionTime": now});
     match list.iter_mut().find(|condition| condition["type"] == ty) {
         Some(condition) => {
-            let since = if condition["status"] == status { condition["lastTransitionTime"].clone() } else { json!(now) };
+            let since =
+                if condition["status"] == status { condition["lastTransitionTime"].clone() } else { json!(now) };
             *condition = wanted;
             fields(condition).insert("lastTransitionTime".to_owned(), since);
         }

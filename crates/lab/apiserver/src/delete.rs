@@ -9,10 +9,10 @@ use crate::api::Api;
 use crate::convert;
 use crate::kinds::{KindInfo, Propagation};
 use crate::object::{self, Sealed, meta, metadata, text};
+use crate::part::{grace_is_over, namespace_pending};
 use crate::request::{ListOptions, Query, dry_run};
 use crate::shape;
 use crate::status::{ApiError, success};
-use crate::part::{grace_is_over, namespace_pending};
 use crate::write::{Actor, Removal, Target};
 
 const ORPHAN: &str = "orphan";
@@ -43,12 +43,18 @@ impl DeleteOptions {
 
     /// Options from the body (null if there was none) and the query; the body wins.
     pub(crate) fn parse(query: &Query, body: &Value) -> Result<Self, ApiError> {
-        let invalid = |reason: &str, field: &str, message: String| ApiError::invalid_field("meta.k8s.io", "DeleteOptions", "", reason, field, message);
+        let invalid = |reason: &str, field: &str, message: String| {
+            ApiError::invalid_field("meta.k8s.io", "DeleteOptions", "", reason, field, message)
+        };
         if !body.is_null() && !body.is_object() {
             return Err(ApiError::bad_request("the body of a DELETE must be a DeleteOptions object"));
         }
-        if let Some(kind) = body.get("kind").and_then(Value::as_str).filter(|kind| !kind.is_empty() && *kind != "DeleteOptions") {
-            return Err(ApiError::bad_request(format!("the body of a DELETE must be a DeleteOptions object, not a {kind}")));
+        if let Some(kind) =
+            body.get("kind").and_then(Value::as_str).filter(|kind| !kind.is_empty() && *kind != "DeleteOptions")
+        {
+            return Err(ApiError::bad_request(format!(
+                "the body of a DELETE must be a DeleteOptions object, not a {kind}"
+            )));
         }
         let policy = body.get("propagationPolicy").and_then(Value::as_str).or_else(|| query.get("propagationPolicy"));
         let orphan = match body.get("orphanDependents") {
@@ -62,7 +68,10 @@ impl DeleteOptions {
             return Err(invalid(
                 "FieldValueInvalid",
                 "propagationPolicy",
-                format!("Invalid value: {:?}: orphanDependents and deletionPropagation cannot be both set", policy.unwrap_or_default()),
+                format!(
+                    "Invalid value: {:?}: orphanDependents and deletionPropagation cannot be both set",
+                    policy.unwrap_or_default()
+                ),
             ));
         }
         let propagation = match (policy, orphan) {
@@ -73,22 +82,30 @@ impl DeleteOptions {
                 return Err(invalid(
                     "FieldValueNotSupported",
                     "propagationPolicy",
-                    format!("Unsupported value: {other:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""),
+                    format!(
+                        "Unsupported value: {other:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
+                    ),
                 ));
             }
             (None, None) => None,
         };
-        let grace_seconds = match body.get("gracePeriodSeconds") {
-            Some(Value::Null) | None => query
-                .get("gracePeriodSeconds")
-                .map(|text| text.parse().map_err(|_| ApiError::bad_request(format!("gracePeriodSeconds: {text:?} is not a number"))))
-                .transpose()?,
-            Some(value) => {
-                Some(value.as_i64().ok_or_else(|| ApiError::bad_request(format!("gracePeriodSeconds: {value} is not a whole number")))?)
-            }
-        };
-        let in_body = body.get("dryRun").and_then(Value::as_array).and_then(|list| list.first()).and_then(Value::as_str);
-        let precondition = |field: &str| object::at(body, &["preconditions", field]).and_then(Value::as_str).map(str::to_owned);
+        let grace_seconds =
+            match body.get("gracePeriodSeconds") {
+                Some(Value::Null) | None => query
+                    .get("gracePeriodSeconds")
+                    .map(|text| {
+                        text.parse()
+                            .map_err(|_| ApiError::bad_request(format!("gracePeriodSeconds: {text:?} is not a number")))
+                    })
+                    .transpose()?,
+                Some(value) => Some(value.as_i64().ok_or_else(|| {
+                    ApiError::bad_request(format!("gracePeriodSeconds: {value} is not a whole number"))
+                })?),
+            };
+        let in_body =
+            body.get("dryRun").and_then(Value::as_array).and_then(|list| list.first()).and_then(Value::as_str);
+        let precondition =
+            |field: &str| object::at(body, &["preconditions", field]).and_then(Value::as_str).map(str::to_owned);
         Ok(Self {
             dry_run: dry_run(in_body.or_else(|| query.get("dryRun")), "DeleteOptions")?,
             grace_seconds,
@@ -111,7 +128,12 @@ pub(crate) struct Deleted {
 
 impl Api {
     /// Deletes an object, or begins to.
-    pub(crate) fn delete(&self, actor: Actor<'_>, target: &Target, options: &DeleteOptions) -> Result<Deleted, ApiError> {
+    pub(crate) fn delete(
+        &self,
+        actor: Actor<'_>,
+        target: &Target,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, ApiError> {
         let kind = &target.kind;
         if kind.group.is_empty() && &*kind.plural == "namespaces" && PROTECTED.contains(&target.name.as_str()) {
             return Err(ApiError::forbidden("", "namespaces", &target.name, "this namespace may not be deleted"));
@@ -121,13 +143,15 @@ impl Api {
             let current = shape::parse(kind, &version)?;
             check_preconditions(target, &current, options)?;
             let wanted = terminate(kind, &current, options, self.now());
-            let stays = !object::finalizers(&wanted).is_empty() || !grace_is_over(&wanted) || namespace_pending(kind, &wanted);
+            let stays =
+                !object::finalizers(&wanted).is_empty() || !grace_is_over(&wanted) || namespace_pending(kind, &wanted);
             if !stays {
                 let last = if kind.rules.graceful { wanted } else { current };
                 let uid = meta(&last, "uid").to_owned();
                 match self.remove(target, &version, last, options.dry_run) {
                     Ok((bytes, revision)) => {
-                        let status = (!kind.rules.returns_deleted).then(|| success(&kind.group, &kind.plural, &target.name, &uid));
+                        let status = (!kind.rules.returns_deleted)
+                            .then(|| success(&kind.group, &kind.plural, &target.name, &uid));
                         return Ok(Deleted { bytes, status, revision });
                     }
                     Err(Removal::Raced(Some(newer))) => version = newer,
@@ -137,13 +161,21 @@ impl Api {
                 continue;
             }
             if wanted == current || options.dry_run {
-                return Ok(Deleted { bytes: object::to_bytes(&wanted).into(), status: None, revision: version.modified });
+                return Ok(Deleted {
+                    bytes: object::to_bytes(&wanted).into(),
+                    status: None,
+                    revision: version.modified,
+                });
             }
             match self.replace(target, &version, wanted)? {
                 Ok(new) => {
                     let deleted = shape::parse(kind, &new)?;
                     self.after_termination(actor, target)?;
-                    return Ok(Deleted { bytes: object::to_bytes(&deleted).into(), status: None, revision: new.modified });
+                    return Ok(Deleted {
+                        bytes: object::to_bytes(&deleted).into(),
+                        status: None,
+                        revision: new.modified,
+                    });
                 }
                 Err(newer) => version = newer,
             }
@@ -151,7 +183,12 @@ impl Api {
     }
 
     /// Compare-and-swap of an object that needs no further checks; the inner error is the version that won.
-    fn replace(&self, target: &Target, version: &Version, mut wanted: Value) -> Result<Result<Version, Version>, ApiError> {
+    fn replace(
+        &self,
+        target: &Target,
+        version: &Version,
+        mut wanted: Value,
+    ) -> Result<Result<Version, Version>, ApiError> {
         convert::to_stored(&target.kind, &mut wanted);
         let sealed = Sealed::new(&mut wanted);
         match self.store().write(&target.key(), Expect::Modified(version.modified), |revision| sealed.bytes(revision)) {
@@ -194,7 +231,9 @@ impl Api {
 }
 
 fn check_preconditions(target: &Target, current: &Value, options: &DeleteOptions) -> Result<(), ApiError> {
-    for (what, wanted, field) in [("UID", &options.uid, "uid"), ("ResourceVersion", &options.resource_version, "resourceVersion")] {
+    for (what, wanted, field) in
+        [("UID", &options.uid, "uid"), ("ResourceVersion", &options.resource_version, "resourceVersion")]
+    {
         if let Some(wanted) = wanted.as_ref().filter(|wanted| *wanted != meta(current, field)) {
             return Err(target.conflict(format!(
                 "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {}",
@@ -210,10 +249,12 @@ fn terminate(kind: &KindInfo, current: &Value, options: &DeleteOptions, now: Tim
     let mut wanted = current.clone();
     let grace = if kind.rules.graceful { pod_grace(current, options) } else { 0 };
     if object::is_terminating(current) {
-        let before = object::at(current, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0);
+        let before =
+            object::at(current, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0);
         if options.grace_seconds.is_some() && grace < before {
             // The period counts from the first request, and only ever gets shorter.
-            let began = meta(current, "deletionTimestamp").parse::<Timestamp>().unwrap_or(now) - SignedDuration::from_secs(before);
+            let began = meta(current, "deletionTimestamp").parse::<Timestamp>().unwrap_or(now)
+                - SignedDuration::from_secs(before);
             set_deletion(&mut wanted, (began + SignedDuration::from_secs(grace)).max(now), grace);
         }
         return wanted;

@@ -22,7 +22,8 @@ pub(crate) fn core_versions(registry: &Registry, server: &str) -> Value {
 
 /// `/apis`
 pub(crate) fn groups(registry: &Registry) -> Value {
-    let groups: Vec<Value> = registry.groups().iter().filter(|group| !group.name.is_empty()).map(|entry| group(entry, false)).collect();
+    let groups: Vec<Value> =
+        registry.groups().iter().filter(|group| !group.name.is_empty()).map(|entry| group(entry, false)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
@@ -135,7 +136,11 @@ pub(crate) fn aggregated(registry: &Registry, core: bool, version: &str) -> Valu
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
-            let metadata = if core { json!({"creationTimestamp": null}) } else { json!({"name": group.name, "creationTimestamp": null}) };
+            let metadata = if core {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": group.name, "creationTimestamp": null})
+            };
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();

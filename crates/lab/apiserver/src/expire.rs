@@ -54,11 +54,15 @@ impl Api {
                     next => return next.map(|entry| entry.at),
                 }
             };
-            let Some(version) = self.store().get(&entry.key).filter(|version| version.modified == entry.modified) else { continue };
+            let Some(version) = self.store().get(&entry.key).filter(|version| version.modified == entry.modified)
+            else {
+                continue;
+            };
             let Ok(mut last) = serde_json::from_slice::<Value>(&version.value) else { continue };
             let sealed = Sealed::new(&mut last);
             // Whoever changes the object now renews it.
-            let _ = self.store().delete(&entry.key, Expect::Modified(entry.modified), |revision| sealed.bytes(revision));
+            let _ =
+                self.store().delete(&entry.key, Expect::Modified(entry.modified), |revision| sealed.bytes(revision));
         }
     }
 

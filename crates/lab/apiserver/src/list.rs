@@ -33,11 +33,13 @@ impl Selectors {
     pub(crate) fn parse(kind: &KindInfo, options: &ListOptions) -> Result<Self, ApiError> {
         let label = match &options.label_selector {
             None => None,
-            Some(text) => Some(selector::Label::parse(text).map_err(|error| ApiError::bad_request(error.to_string()))?).filter(|label| !label.is_everything()),
+            Some(text) => Some(selector::Label::parse(text).map_err(|error| ApiError::bad_request(error.to_string()))?)
+                .filter(|label| !label.is_everything()),
         };
         let field = match &options.field_selector {
             None => None,
-            Some(text) => Some(selector::Field::parse(text).map_err(|error| ApiError::bad_request(error.to_string()))?).filter(|field| !field.is_everything()),
+            Some(text) => Some(selector::Field::parse(text).map_err(|error| ApiError::bad_request(error.to_string()))?)
+                .filter(|field| !field.is_everything()),
         };
         if let Some(field) = &field {
             for requirement in field.requirements() {
@@ -45,7 +47,9 @@ impl Selectors {
                 let known = path == "metadata.name"
                     || (path == "metadata.namespace" && kind.namespaced)
                     || kind.rules.selectable.contains(&path)
-                    || kind.custom.as_ref().is_some_and(|custom| custom.selectable.iter().any(|known| known.trim_start_matches('.') == path));
+                    || kind.custom.as_ref().is_some_and(|custom| {
+                        custom.selectable.iter().any(|known| known.trim_start_matches('.') == path)
+                    });
                 if !known {
                     return Err(ApiError::bad_request(format!(
                         "Unable to find {:?} that match label selector {:?}, field selector {:?}: field label not supported: {path}",
@@ -71,7 +75,10 @@ impl Selectors {
             return false;
         }
         self.field.as_ref().is_none_or(|field| {
-            field.requirements().iter().all(|requirement| (field_value(object, &requirement.path) == requirement.value) == requirement.equal)
+            field
+                .requirements()
+                .iter()
+                .all(|requirement| (field_value(object, &requirement.path) == requirement.value) == requirement.equal)
         })
     }
 }
@@ -113,7 +120,8 @@ impl Continue {
 
     fn decode(text: &str) -> Result<Self, ApiError> {
         let bad = || ApiError::bad_request("continue key is not valid");
-        let token: Self = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).map_err(|_| bad())?).map_err(|_| bad())?;
+        let token: Self =
+            serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).map_err(|_| bad())?).map_err(|_| bad())?;
         if token.v != "meta.k8s.io/v1" || token.start.is_empty() {
             return Err(bad());
         }
@@ -200,7 +208,11 @@ impl Api {
         let plain = selectors.is_everything();
         let decode = decode || !plain || !shape::verbatim(kind);
 
-        if let Some(name) = &selectors.name && at.is_none() && after.is_none() && (namespace.is_some() || !kind.namespaced) {
+        if let Some(name) = &selectors.name
+            && at.is_none()
+            && after.is_none()
+            && (namespace.is_some() || !kind.namespaced)
+        {
             return self.list_one(target, name, &selectors, decode);
         }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::api::Api;
 
@@ -25,12 +25,25 @@ impl Metrics {
 impl Api {
     /// The text of `/metrics`.
     pub(crate) fn metrics_text(&self) -> String {
-        let mut out = String::from("# HELP apiserver_request_total Requests by verb, resource and code.\n# TYPE apiserver_request_total counter\n");
-        for ((verb, resource, code), count) in self.0.metrics.requests.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let _ = writeln!(out, "apiserver_request_total{{verb=\"{verb}\",resource=\"{resource}\",code=\"{code}\"}} {count}");
+        let mut out = String::from(
+            "# HELP apiserver_request_total Requests by verb, resource and code.\n# TYPE apiserver_request_total counter\n",
+        );
+        for ((verb, resource, code), count) in
+            self.0.metrics.requests.lock().unwrap_or_else(PoisonError::into_inner).iter()
+        {
+            let _ = writeln!(
+                out,
+                "apiserver_request_total{{verb=\"{verb}\",resource=\"{resource}\",code=\"{code}\"}} {count}"
+            );
         }
-        out.push_str("# HELP apiserver_longrunning_requests Open watches.\n# TYPE apiserver_longrunning_requests gauge\n");
-        let _ = writeln!(out, "apiserver_longrunning_requests{{verb=\"watch\"}} {}", self.0.metrics.watches.load(Ordering::Relaxed));
+        out.push_str(
+            "# HELP apiserver_longrunning_requests Open watches.\n# TYPE apiserver_longrunning_requests gauge\n",
+        );
+        let _ = writeln!(
+            out,
+            "apiserver_longrunning_requests{{verb=\"watch\"}} {}",
+            self.0.metrics.watches.load(Ordering::Relaxed)
+        );
         let stats = self.store().stats();
         out.push_str("# HELP apiserver_storage_objects Objects stored.\n# TYPE apiserver_storage_objects gauge\n");
         let _ = writeln!(out, "apiserver_storage_objects {}", stats.keys);

@@ -65,7 +65,10 @@ pub(crate) fn clauses(accept: &str) -> Vec<Clause<'_>> {
         .map(|clause| {
             let mut parts = clause.split(';').map(str::trim);
             let media = parts.next().unwrap_or_default();
-            let params: Vec<(&str, &str)> = parts.filter_map(|part| part.split_once('=')).map(|(k, v)| (k.trim(), v.trim().trim_matches('"'))).collect();
+            let params: Vec<(&str, &str)> = parts
+                .filter_map(|part| part.split_once('='))
+                .map(|(k, v)| (k.trim(), v.trim().trim_matches('"')))
+                .collect();
             let quality = params.iter().find(|(key, _)| *key == "q").and_then(|(_, q)| q.parse().ok()).unwrap_or(1.0);
             Clause { media, params, quality }
         })
@@ -144,12 +147,14 @@ pub(crate) fn content_type(headers: &HeaderMap) -> Result<String, ApiError> {
 }
 
 pub(crate) fn decode_json(body: &[u8]) -> Result<Value, ApiError> {
-    serde_json::from_slice(body).map_err(|error| ApiError::bad_request(format!("the JSON body cannot be decoded: {error}")))
+    serde_json::from_slice(body)
+        .map_err(|error| ApiError::bad_request(format!("the JSON body cannot be decoded: {error}")))
 }
 
 pub(crate) fn decode_yaml(body: &[u8]) -> Result<Value, ApiError> {
     let text = std::str::from_utf8(body).map_err(|_| ApiError::bad_request("the YAML body is not UTF-8"))?;
-    serde_saphyr::from_str(text).map_err(|error| ApiError::bad_request(format!("the YAML body cannot be decoded: {error}")))
+    serde_saphyr::from_str(text)
+        .map_err(|error| ApiError::bad_request(format!("the YAML body cannot be decoded: {error}")))
 }
 
 #[cfg(test)]

@@ -63,7 +63,8 @@ fn served(kind: &KindInfo) -> openapi::ServedResource {
         source: if let Some(custom) = &kind.custom {
             openapi::Source::Custom(Arc::clone(&custom.schema))
         } else {
-            let definition = builtin().kind(&kind.group, &kind.version, &kind.kind).map(|known| known.definition.clone());
+            let definition =
+                builtin().kind(&kind.group, &kind.version, &kind.kind).map(|known| known.definition.clone());
             openapi::Source::Builtin(definition.as_deref().unwrap_or_default().into())
         },
     }
@@ -90,7 +91,11 @@ impl Api {
             let slot = if protobuf { &mut cached.v2_protobuf } else { &mut cached.v2_json };
             slot.get_or_insert_with(|| {
                 let document = openapi::v2(&all(&registry), version);
-                tagged(if protobuf { openapi::v2_protobuf(&document) } else { crate::object::to_bytes(&document).into() })
+                tagged(if protobuf {
+                    openapi::v2_protobuf(&document)
+                } else {
+                    crate::object::to_bytes(&document).into()
+                })
             })
             .clone()
         })
@@ -104,7 +109,8 @@ impl Api {
             let documents = cached.v3.get_or_insert_with(|| {
                 let resources = all(&registry);
                 let groups = registry.groups().iter();
-                let documents = groups.flat_map(|group| group.versions.iter().map(move |version| (&group.name, version)));
+                let documents =
+                    groups.flat_map(|group| group.versions.iter().map(move |version| (&group.name, version)));
                 Arc::new(
                     documents
                         .map(|(group, group_version)| openapi::v3(group, group_version, &resources, version))

@@ -5,10 +5,10 @@ use outrigger_lab_machinery::managed::{self, ApplyError, Set, Write};
 use serde_json::Value;
 
 use crate::kinds::KindInfo;
+use crate::part::Part;
 use crate::request::WriteOptions;
 use crate::shape;
 use crate::status::ApiError;
-use crate::part::Part;
 use crate::write::{Actor, Target};
 
 /// Who has recorded the ownership of a write's fields.
@@ -26,7 +26,11 @@ fn reset<'a>(kind: &KindInfo, part: Part, objects: impl IntoIterator<Item = &'a 
         Part::Main if kind.status => Set::of_fields([&["status"][..]]),
         Part::Main | Part::Pointer(_) => Set::new(),
         Part::Status => {
-            let keys: Vec<&str> = objects.into_iter().filter_map(Value::as_object).flat_map(|map| map.keys().map(String::as_str)).collect();
+            let keys: Vec<&str> = objects
+                .into_iter()
+                .filter_map(Value::as_object)
+                .flat_map(|map| map.keys().map(String::as_str))
+                .collect();
             let ignored = |key: &&str| match *key {
                 "status" | "apiVersion" | "kind" => false,
                 // Built-in kinds take labels and annotations through the status endpoint as well.
@@ -40,7 +44,6 @@ fn reset<'a>(kind: &KindInfo, part: Part, objects: impl IntoIterator<Item = &'a 
 }
 
 /// Brings `managedFields` up to date with a plain write.
-#[expect(clippy::too_many_arguments, reason = "the parts of one request")]
 pub(crate) fn update(
     kind: &KindInfo,
     old: Option<&Value>,
@@ -75,7 +78,8 @@ pub(crate) fn apply(
     now: Timestamp,
 ) -> Result<Value, ApiError> {
     let kind = &target.kind;
-    let (schema, definitions) = shape::schema(kind).ok_or_else(|| ApiError::internal(format!("nothing is known of the shape of {}", kind.qualified())))?;
+    let (schema, definitions) = shape::schema(kind)
+        .ok_or_else(|| ApiError::internal(format!("nothing is known of the shape of {}", kind.qualified())))?;
     let reset = reset(kind, part, live.into_iter().chain([applied]));
     let write = Write {
         schema,
@@ -91,7 +95,9 @@ pub(crate) fn apply(
         ApplyError::Conflicts(conflicts) => {
             let message = ApplyError::Conflicts(conflicts.clone()).to_string();
             let error = ApiError::new(http::StatusCode::CONFLICT, "Conflict", message);
-            conflicts.into_iter().fold(error, |error, conflict| error.cause("FieldManagerConflict", conflict.field, conflict.message))
+            conflicts
+                .into_iter()
+                .fold(error, |error, conflict| error.cause("FieldManagerConflict", conflict.field, conflict.message))
         }
     })
 }

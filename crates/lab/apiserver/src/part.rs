@@ -95,7 +95,9 @@ pub(crate) fn generation_changes(rule: Generation, current: &Value, wanted: &Val
     match rule {
         Generation::None => false,
         Generation::Spec => current.get("spec") != wanted.get("spec"),
-        Generation::SpecAndAnnotations => current.get("spec") != wanted.get("spec") || annotations(current) != annotations(wanted),
+        Generation::SpecAndAnnotations => {
+            current.get("spec") != wanted.get("spec") || annotations(current) != annotations(wanted)
+        }
         Generation::Content => content_differs(current, wanted, &["metadata", "status"]),
         Generation::ContentAndStatus => content_differs(current, wanted, &["metadata"]),
     }

@@ -1,16 +1,16 @@
 //! The four patch formats on top of one update path.
 
-use outrigger_lab_machinery::{json, merge, PatchError, strategic};
+use outrigger_lab_machinery::{PatchError, json, merge, strategic};
 use serde_json::Value;
 
 use crate::api::Api;
 use crate::negotiate;
 use crate::object::{meta, metadata};
 use crate::ownership::{self, Ownership};
+use crate::part::Part;
 use crate::request::WriteOptions;
 use crate::shape;
 use crate::status::ApiError;
-use crate::part::Part;
 use crate::write::{Actor, Target, Written};
 
 /// A patch document of one of the formats.
@@ -82,7 +82,7 @@ impl Api {
             return self.apply(actor, target, part, applied, options);
         }
         self.modify(actor, target, part, options, Ownership::Open, |current| {
-            let mut wanted = self.patched(target, current, patch)?;
+            let mut wanted = Self::patched(target, current, patch)?;
             // A patch that takes the resourceVersion away does not ask for a certain one.
             if meta(&wanted, "resourceVersion").is_empty() {
                 let revision = meta(current, "resourceVersion").to_owned();
@@ -93,7 +93,7 @@ impl Api {
     }
 
     /// The object that a patch makes of `current`.
-    pub(crate) fn patched(&self, target: &Target, current: &Value, patch: &Patch) -> Result<Value, ApiError> {
+    pub(crate) fn patched(target: &Target, current: &Value, patch: &Patch) -> Result<Value, ApiError> {
         let kind = &target.kind;
         let result = match patch {
             Patch::Json(document) => json::apply(current, document),
@@ -101,11 +101,16 @@ impl Api {
             Patch::Strategic(document) => {
                 let schema = if kind.custom.is_some() { None } else { shape::schema(kind) };
                 let Some((schema, definitions)) = schema else {
-                    return Err(ApiError::unsupported_media_type("application/strategic-merge-patch+json", &[TYPES[0], TYPES[1], TYPES[3]]));
+                    return Err(ApiError::unsupported_media_type(
+                        "application/strategic-merge-patch+json",
+                        &[TYPES[0], TYPES[1], TYPES[3]],
+                    ));
                 };
                 strategic::apply(schema, definitions, current, document)
             }
-            Patch::Apply(_) => return Err(ApiError::unsupported_media_type("application/apply-patch+yaml", &TYPES[..2])),
+            Patch::Apply(_) => {
+                return Err(ApiError::unsupported_media_type("application/apply-patch+yaml", &TYPES[..2]));
+            }
         };
         let patched = result.map_err(|error| patch_error(target, error))?;
         if !patched.is_object() {
@@ -149,7 +154,10 @@ impl Api {
                 return Err(target.not_found());
             }
             if !meta(&applied, "uid").is_empty() {
-                return Err(target.conflict(format!("uid mismatch: the provided object specified uid {}, and no existing object was found", meta(&applied, "uid"))));
+                return Err(target.conflict(format!(
+                    "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                    meta(&applied, "uid")
+                )));
             }
             if !meta(&applied, "resourceVersion").is_empty() {
                 return Err(target.not_found());
@@ -164,7 +172,10 @@ impl Api {
         self.modify(actor, target, part, options, Ownership::Recorded, |current| {
             let mut wanted = ownership::apply(target, Some(current), &applied, options, part, self.now())?;
             for field in ["uid", "resourceVersion"] {
-                let value = Some(meta(&applied, field)).filter(|value| !value.is_empty()).unwrap_or(meta(current, field)).to_owned();
+                let value = Some(meta(&applied, field))
+                    .filter(|value| !value.is_empty())
+                    .unwrap_or(meta(current, field))
+                    .to_owned();
                 metadata(&mut wanted).insert(field.to_owned(), Value::String(value));
             }
             Ok(wanted)

@@ -45,13 +45,27 @@ pub(crate) fn columns(kind: &KindInfo) -> table::Definition {
 }
 
 impl Api {
-    fn table(&self, kind: &KindInfo, items: &[&Value], metadata: &Value, v1: bool, include: IncludeObject, definitions: bool) -> Value {
+    fn table(
+        &self,
+        kind: &KindInfo,
+        items: &[&Value],
+        metadata: &Value,
+        v1: bool,
+        include: IncludeObject,
+        definitions: bool,
+    ) -> Value {
         let options = TableOptions { version: version(v1), include, definitions, now: self.now() };
         table::to_table(&columns(kind), items.iter().copied(), metadata, &options)
     }
 
     /// One object. `bytes` is its JSON as served.
-    pub(crate) fn present(&self, kind: &KindInfo, bytes: Bytes, form: Form, include: IncludeObject) -> Result<Bytes, ApiError> {
+    pub(crate) fn present(
+        &self,
+        kind: &KindInfo,
+        bytes: Bytes,
+        form: Form,
+        include: IncludeObject,
+    ) -> Result<Bytes, ApiError> {
         if form == Form::JSON {
             return Ok(bytes);
         }
@@ -81,8 +95,12 @@ impl Api {
                 encode(&self.table(kind, &items, &metadata, v1, include, true), form.encoding)
             }
             Shape::Metadata { v1 } => {
-                let items: Vec<Value> =
-                    page.items.iter().filter_map(|item| item.value.as_ref()).map(|value| table::partial_metadata(value, version(v1))).collect();
+                let items: Vec<Value> = page
+                    .items
+                    .iter()
+                    .filter_map(|item| item.value.as_ref())
+                    .map(|value| table::partial_metadata(value, version(v1)))
+                    .collect();
                 let list = json!({
                     "kind": "PartialObjectMetadataList",
                     "apiVersion": format!("meta.k8s.io/{}", version(v1)),
@@ -114,7 +132,8 @@ impl Api {
                 let bytes = out.freeze();
                 match form.encoding {
                     Encoding::Json => bytes,
-                    Encoding::Yaml => serde_json::from_slice(&bytes).map_or_else(|_| bytes.clone(), |value: Value| encode(&value, Encoding::Yaml)),
+                    Encoding::Yaml => serde_json::from_slice(&bytes)
+                        .map_or_else(|_| bytes.clone(), |value: Value| encode(&value, Encoding::Yaml)),
                 }
             }
         }
@@ -209,7 +228,9 @@ impl Lines {
         let shaped = match (self.form.shape, ty) {
             (Shape::Whole, _) | (_, EventType::Error) => return Ok(frame(ty, &object::to_bytes(&value))),
             (Shape::Metadata { v1 }, _) => table::partial_metadata(&value, version(v1)),
-            (Shape::Table { v1 }, EventType::Bookmark) => api.table(kind, &[], &value["metadata"], v1, self.include, false),
+            (Shape::Table { v1 }, EventType::Bookmark) => {
+                api.table(kind, &[], &value["metadata"], v1, self.include, false)
+            }
             (Shape::Table { v1 }, _) => {
                 let metadata = json!({"resourceVersion": meta(&value, "resourceVersion")});
                 let definitions = std::mem::replace(&mut self.first, false);

@@ -19,10 +19,7 @@ pub(crate) enum Route {
     /// `/apis/<group>`
     Group(String),
     /// `/api/v1`, `/apis/<group>/<version>`
-    Resources {
-        group: String,
-        version: String,
-    },
+    Resources { group: String, version: String },
     /// Anything below a group version.
     Object(ObjectRoute),
     /// Other known paths, without leading slash: `version`, `healthz`, `openapi/v2`, ...
@@ -160,7 +157,11 @@ impl Query {
 
     fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, ApiError> {
         self.get(name)
-            .map(|text| text.parse().map_err(|_| ApiError::bad_request(format!("query parameter {name}: {text:?} is not a valid number"))))
+            .map(|text| {
+                text.parse().map_err(|_| {
+                    ApiError::bad_request(format!("query parameter {name}: {text:?} is not a valid number"))
+                })
+            })
             .transpose()
     }
 }
@@ -222,9 +223,11 @@ impl ListOptions {
             Some("Exact") => Some(VersionMatch::Exact),
             Some("NotOlderThan") => Some(VersionMatch::NotOlderThan),
             Some(other) => {
-                return Err(invalid("resourceVersionMatch", "FieldValueNotSupported", &format!(
-                    "Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-                )));
+                return Err(invalid(
+                    "resourceVersionMatch",
+                    "FieldValueNotSupported",
+                    &format!("Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""),
+                ));
             }
         };
         options.check()?;
@@ -237,10 +240,16 @@ impl ListOptions {
         if self.watch {
             match (self.version_match, self.send_initial_events) {
                 (Some(_), None) => {
-                    return Err(forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+                    return Err(forbidden(
+                        "resourceVersionMatch",
+                        "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                    ));
                 }
                 (None, Some(_)) => {
-                    return Err(forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+                    return Err(forbidden(
+                        "resourceVersionMatch",
+                        "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                    ));
                 }
                 (Some(VersionMatch::Exact), Some(_)) => {
                     return Err(invalid(
@@ -261,13 +270,22 @@ impl ListOptions {
         }
         if let Some(matching) = self.version_match {
             if self.resource_version.is_none() {
-                return Err(forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+                return Err(forbidden(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                ));
             }
             if self.continue_token.is_some() {
-                return Err(forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided"));
+                return Err(forbidden(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden when continue is provided",
+                ));
             }
             if matching == VersionMatch::Exact && self.resource_version == Some(0) {
-                return Err(forbidden("resourceVersionMatch", "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\""));
+                return Err(forbidden(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
+                ));
             }
         }
         if self.continue_token.is_some() && self.resource_version.is_some_and(|revision| revision != 0) {
@@ -285,10 +303,9 @@ fn invalid(field: &str, reason: &str, message: &str) -> ApiError {
 pub(crate) fn parse_revision(text: Option<&str>) -> Result<Option<Revision>, ApiError> {
     match text {
         None | Some("") => Ok(None),
-        Some(text) => text
-            .parse()
-            .map(Some)
-            .map_err(|_| ApiError::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be a decimal number"))),
+        Some(text) => text.parse().map(Some).map_err(|_| {
+            ApiError::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be a decimal number"))
+        }),
     }
 }
 
@@ -324,7 +341,14 @@ impl WriteOptions {
         let field_manager = query.get("fieldManager").map(str::to_owned);
         if let Some(manager) = &field_manager {
             if manager.chars().count() > 128 {
-                return Err(ApiError::invalid_field("meta.k8s.io", kind, "", "FieldValueTooLong", "fieldManager", "Too long: may not be more than 128 bytes"));
+                return Err(ApiError::invalid_field(
+                    "meta.k8s.io",
+                    kind,
+                    "",
+                    "FieldValueTooLong",
+                    "fieldManager",
+                    "Too long: may not be more than 128 bytes",
+                ));
             }
             if manager.chars().any(char::is_control) {
                 return Err(ApiError::invalid_field(
@@ -451,7 +475,10 @@ mod tests {
     #[test]
     fn paths_parse_to_routes() {
         let route = object("/api/v1/namespaces/default/pods/x/log");
-        assert_eq!((route.namespace.as_deref(), route.name.as_deref(), route.subresource.as_deref()), (Some("default"), Some("x"), Some("log")));
+        assert_eq!(
+            (route.namespace.as_deref(), route.name.as_deref(), route.subresource.as_deref()),
+            (Some("default"), Some("x"), Some("log"))
+        );
         let route = object("/api/v1/namespaces/default");
         assert_eq!((&*route.plural, route.namespace, route.name.as_deref()), ("namespaces", None, Some("default")));
         let route = object("/api/v1/namespaces/x/finalize");
@@ -482,6 +509,8 @@ mod tests {
         ] {
             assert_eq!(parse(query).expect_err(query).code, code, "{query}");
         }
-        assert!(parse("watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true").is_ok());
+        assert!(
+            parse("watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true").is_ok()
+        );
     }
 }

@@ -19,11 +19,11 @@ use crate::kinds::{KindInfo, Subresource, SubresourceKind, Verbs};
 use crate::negotiate::{self, Encoding, Form, Shape, negotiate};
 use crate::openapi::{Tagged, tagged};
 use crate::ownership::Ownership;
+use crate::part::Part;
 use crate::patch::Patch;
 use crate::present::{Lines, yaml};
 use crate::request::{ListOptions, ObjectRoute, Query, Route, Verb, WriteOptions, parse_revision};
 use crate::status::ApiError;
-use crate::part::Part;
 use crate::write::{Actor, Target, Written};
 
 /// Largest request body in bytes.
@@ -48,7 +48,14 @@ impl Api {
         let alive = |subject: &_| self.token_is_alive(subject);
         let authenticated = self.0.authenticator.authenticate(&parts.headers, certificate, now, &alive);
         let (verb, resource) = label(&parts.method, &route, &query);
-        let call = Call { api: self, method: &parts.method, path: parts.uri.path(), headers: &parts.headers, query: &query, body: &body };
+        let call = Call {
+            api: self,
+            method: &parts.method,
+            path: parts.uri.path(),
+            headers: &parts.headers,
+            query: &query,
+            body: &body,
+        };
         let result = match authenticated {
             Ok(user) => call.route(&route, &user).await,
             Err(error) => Err(error),
@@ -89,7 +96,8 @@ impl Call<'_> {
                 Err(ApiError::no_path())
             }
             other => {
-                if !matches!(other, Route::Other(path) if PUBLIC.contains(&path.split('/').next().unwrap_or_default())) {
+                if !matches!(other, Route::Other(path) if PUBLIC.contains(&path.split('/').next().unwrap_or_default()))
+                {
                     self.authorize_path(user)?;
                 }
                 self.document(other)
@@ -122,7 +130,9 @@ impl Call<'_> {
                 let core = matches!(route, Route::CoreVersions);
                 if let Some(version) = discovery::aggregated_version(self.headers) {
                     let document = discovery::aggregated(&registry, core, version);
-                    return Ok(self.etag(tagged(document.to_string().into()), discovery::aggregated_content_type(version)));
+                    return Ok(
+                        self.etag(tagged(document.to_string().into()), discovery::aggregated_content_type(version))
+                    );
                 }
                 let document = if core {
                     discovery::core_versions(&registry, &self.api.0.config.server)
@@ -132,7 +142,8 @@ impl Call<'_> {
                 self.value(&document)
             }
             Route::Group(name) => {
-                let group = registry.group(name).filter(|group| !group.name.is_empty()).ok_or_else(ApiError::no_path)?;
+                let group =
+                    registry.group(name).filter(|group| !group.name.is_empty()).ok_or_else(ApiError::no_path)?;
                 self.value(&discovery::group(group, true))
             }
             Route::Resources { group, version } => {
@@ -167,9 +178,14 @@ impl Call<'_> {
             }
             "openapi/v3" => self.value(&api.openapi_v3_index()),
             "openid/v1/jwks" => Ok(json(StatusCode::OK, &api.0.issuer.key_set())),
-            ".well-known/openid-configuration" => Ok(json(StatusCode::OK, &TokenIssuer::configuration(&api.0.config.server))),
+            ".well-known/openid-configuration" => {
+                Ok(json(StatusCode::OK, &TokenIssuer::configuration(&api.0.config.server)))
+            }
             path => {
-                let document = path.strip_prefix("openapi/v3/").and_then(|path| api.openapi_v3(path)).ok_or_else(ApiError::no_path)?;
+                let document = path
+                    .strip_prefix("openapi/v3/")
+                    .and_then(|path| api.openapi_v3(path))
+                    .ok_or_else(ApiError::no_path)?;
                 Ok(self.etag(document, "application/json"))
             }
         }
@@ -190,9 +206,10 @@ impl Call<'_> {
     /// A document with an ETag, or 304 if the client has it.
     fn etag(&self, document: Tagged, content_type: &'static str) -> Response<Body> {
         let quoted = format!("\"{}\"", document.etag);
-        let known = self.headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-            value.split(',').any(|tag| tag.trim().trim_start_matches("W/").trim_matches('"') == document.etag)
-        });
+        let known =
+            self.headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+                value.split(',').any(|tag| tag.trim().trim_start_matches("W/").trim_matches('"') == document.etag)
+            });
         let mut response = if known {
             let mut response = Response::new(Body::Full(None));
             *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -214,7 +231,12 @@ impl Call<'_> {
         // Rights are looked at first: who may not know of a resource is not told whether it exists.
         let selected = match &route.name {
             Some(name) => Some(name.clone()),
-            None => self.query.get("fieldSelector").and_then(|text| text.strip_prefix("metadata.name=")).filter(|name| !name.contains(',')).map(str::to_owned),
+            None => self
+                .query
+                .get("fieldSelector")
+                .and_then(|text| text.strip_prefix("metadata.name="))
+                .filter(|name| !name.contains(','))
+                .map(str::to_owned),
         };
         self.api.authorize(&Attributes {
             user,
@@ -239,7 +261,13 @@ impl Call<'_> {
         Ok(response)
     }
 
-    async fn resource(&self, kind: &Arc<KindInfo>, route: &ObjectRoute, verb: Verb, user: &User) -> Result<Response<Body>, ApiError> {
+    async fn resource(
+        &self,
+        kind: &Arc<KindInfo>,
+        route: &ObjectRoute,
+        verb: Verb,
+        user: &User,
+    ) -> Result<Response<Body>, ApiError> {
         if route.namespace.is_some() && !kind.namespaced {
             return Err(ApiError::no_resource());
         }
@@ -307,7 +335,11 @@ impl Call<'_> {
                 self.durable(revision).await?;
                 let items = objects.into_iter().map(|bytes| crate::list::Item { bytes, value: None }).collect();
                 let page = crate::list::Page { items, revision, continue_token: None, remaining: None };
-                Ok(respond(StatusCode::OK, "application/json", self.api.present_list(kind, page, Form::JSON, IncludeObject::None)))
+                Ok(respond(
+                    StatusCode::OK,
+                    "application/json",
+                    self.api.present_list(kind, page, Form::JSON, IncludeObject::None),
+                ))
             }
         }
     }
@@ -388,7 +420,13 @@ impl Call<'_> {
         Ok(json(StatusCode::CREATED, &answer))
     }
 
-    async fn subresource(&self, target: &Target, sub: &Subresource, verb: Verb, actor: Actor<'_>) -> Result<Response<Body>, ApiError> {
+    async fn subresource(
+        &self,
+        target: &Target,
+        sub: &Subresource,
+        verb: Verb,
+        actor: Actor<'_>,
+    ) -> Result<Response<Body>, ApiError> {
         if !sub.verbs.has(offered(verb)) {
             return Err(ApiError::method_not_allowed());
         }
@@ -410,7 +448,9 @@ impl Call<'_> {
                     _ => {
                         let patch = Patch::decode(&negotiate::content_type(self.headers)?, self.body)?;
                         let options = WriteOptions::parse(self.query, patch.is_apply())?;
-                        self.api.set_scale(actor, target, &paths, &options, |scale| Api::patched_scale(target, scale, &patch))?
+                        self.api.set_scale(actor, target, &paths, &options, |scale| {
+                            Api::patched_scale(target, scale, &patch)
+                        })?
                     }
                 };
                 return Ok(match form.encoding {
@@ -419,7 +459,9 @@ impl Call<'_> {
                 });
             }
             SubresourceKind::Binding => return Ok(json(StatusCode::CREATED, &self.api.bind(actor, target, &body()?)?)),
-            SubresourceKind::Eviction => return Ok(json(StatusCode::CREATED, &self.api.evict(actor, target, self.query, &body()?)?)),
+            SubresourceKind::Eviction => {
+                return Ok(json(StatusCode::CREATED, &self.api.evict(actor, target, self.query, &body()?)?));
+            }
             SubresourceKind::Token => return Ok(json(StatusCode::CREATED, &self.api.request_token(target, body()?)?)),
         };
         if verb == Verb::Get {

@@ -8,13 +8,13 @@ use uuid::Uuid;
 use crate::api::Api;
 use crate::auth::{Bound, ISSUER, TokenSubject};
 use crate::delete::DeleteOptions;
-use crate::ownership::Ownership;
 use crate::object::{self, at, fields, meta, metadata, section, text};
+use crate::ownership::Ownership;
+use crate::part::Part;
 use crate::patch::{Patch, patch_error};
 use crate::request::{Query, WriteOptions};
 use crate::shape;
 use crate::status::ApiError;
-use crate::part::Part;
 use crate::write::{Actor, Target};
 
 /// Where the parts of a Scale are in the object.
@@ -51,7 +51,9 @@ fn scale_of(object: &Value, paths: &Paths<'_>) -> Value {
             let parsed = if map.contains_key("matchLabels") || map.contains_key("matchExpressions") {
                 selector::Label::from_object(value)
             } else {
-                Ok(selector::Label::from_map(map.iter().map(|(key, value)| (key.as_str(), value.as_str().unwrap_or_default()))))
+                Ok(selector::Label::from_map(
+                    map.iter().map(|(key, value)| (key.as_str(), value.as_str().unwrap_or_default())),
+                ))
             };
             parsed.map(|selector| selector.to_string()).unwrap_or_default()
         }
@@ -100,14 +102,22 @@ impl Api {
             };
             let name = meta(&wanted, "name");
             if !name.is_empty() && name != target.name {
-                return Err(ApiError::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", target.name)));
+                return Err(ApiError::bad_request(format!(
+                    "the name of the object ({name}) does not match the name on the URL ({})",
+                    target.name
+                )));
             }
             let replicas = match at(&wanted, &["spec", "replicas"]) {
                 None | Some(Value::Null) => 0,
-                Some(value) => value.as_i64().ok_or_else(|| ApiError::bad_request(format!("spec.replicas: {value} is not a whole number")))?,
+                Some(value) => value
+                    .as_i64()
+                    .ok_or_else(|| ApiError::bad_request(format!("spec.replicas: {value} is not a whole number")))?,
             };
             if !(0..=i64::from(i32::MAX)).contains(&replicas) {
-                return Err(invalid("spec.replicas", format!("Invalid value: {replicas}: must be greater than or equal to 0")));
+                return Err(invalid(
+                    "spec.replicas",
+                    format!("Invalid value: {replicas}: must be greater than or equal to 0"),
+                ));
             }
             let revision = meta(&wanted, "resourceVersion");
             if !revision.is_empty() && revision != meta(current, "resourceVersion") {
@@ -126,7 +136,9 @@ impl Api {
         match patch {
             Patch::Json(document) => json_patch::apply(scale, document),
             // A Scale has no lists: all merging formats mean the same.
-            Patch::Merge(document) | Patch::Strategic(document) | Patch::Apply(document) => merge::apply(scale, document),
+            Patch::Merge(document) | Patch::Strategic(document) | Patch::Apply(document) => {
+                merge::apply(scale, document)
+            }
         }
         .map_err(|error| patch_error(target, error))
     }
@@ -135,36 +147,57 @@ impl Api {
     pub(crate) fn bind(&self, actor: Actor<'_>, target: &Target, body: &Value) -> Result<Value, ApiError> {
         let node = text(body, &["target", "name"]);
         if node.is_empty() {
-            return Err(ApiError::invalid_field("", "Binding", &target.name, "FieldValueRequired", "target.name", "Required value"));
+            return Err(ApiError::invalid_field(
+                "",
+                "Binding",
+                &target.name,
+                "FieldValueRequired",
+                "target.name",
+                "Required value",
+            ));
         }
         let name = if target.name.is_empty() { meta(body, "name").to_owned() } else { target.name.clone() };
         let registry = self.registry();
         let pods = registry.resource("", "v1", "pods").ok_or_else(ApiError::no_resource)?;
         let pod = Target { kind: std::sync::Arc::clone(pods), namespace: target.namespace.clone(), name };
         let now = object::time(self.now());
-        self.modify(actor, &pod, Part::Pointer("/spec/nodeName"), &WriteOptions::default(), Ownership::Open, |current| {
-            let uid = meta(body, "uid");
-            if !uid.is_empty() && uid != meta(current, "uid") {
-                return Err(pod.conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta(current, "uid"))));
-            }
-            if object::is_terminating(current) {
-                return Err(pod.conflict(format!("pod {} is being deleted, cannot be assigned to a host", pod.name)));
-            }
-            let assigned = text(current, &["spec", "nodeName"]);
-            if !assigned.is_empty() {
-                return Err(pod.conflict(format!("pod {} is already assigned to node {assigned:?}", pod.name)));
-            }
-            let mut wanted = current.clone();
-            section(&mut wanted, "spec").insert("nodeName".to_owned(), Value::from(node));
-            Ok(wanted)
-        })?;
+        self.modify(
+            actor,
+            &pod,
+            Part::Pointer("/spec/nodeName"),
+            &WriteOptions::default(),
+            Ownership::Open,
+            |current| {
+                let uid = meta(body, "uid");
+                if !uid.is_empty() && uid != meta(current, "uid") {
+                    return Err(pod.conflict(format!(
+                        "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                        meta(current, "uid")
+                    )));
+                }
+                if object::is_terminating(current) {
+                    return Err(
+                        pod.conflict(format!("pod {} is being deleted, cannot be assigned to a host", pod.name))
+                    );
+                }
+                let assigned = text(current, &["spec", "nodeName"]);
+                if !assigned.is_empty() {
+                    return Err(pod.conflict(format!("pod {} is already assigned to node {assigned:?}", pod.name)));
+                }
+                let mut wanted = current.clone();
+                section(&mut wanted, "spec").insert("nodeName".to_owned(), Value::from(node));
+                Ok(wanted)
+            },
+        )?;
         // The condition is part of the status, hence a write of its own.
         self.modify(actor, &pod, Part::Status, &WriteOptions::default(), Ownership::Open, |current| {
             let mut wanted = current.clone();
             let conditions = section(&mut wanted, "status").entry("conditions").or_insert_with(|| json!([]));
             if let Some(list) = conditions.as_array_mut() {
                 list.retain(|condition| condition["type"] != "PodScheduled");
-                list.push(json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now}));
+                list.push(
+                    json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now}),
+                );
             }
             Ok(wanted)
         })?;
@@ -172,7 +205,13 @@ impl Api {
     }
 
     /// Deletes a pod on behalf of an Eviction.
-    pub(crate) fn evict(&self, actor: Actor<'_>, target: &Target, query: &Query, body: &Value) -> Result<Value, ApiError> {
+    pub(crate) fn evict(
+        &self,
+        actor: Actor<'_>,
+        target: &Target,
+        query: &Query,
+        body: &Value,
+    ) -> Result<Value, ApiError> {
         let name = meta(body, "name");
         if !name.is_empty() && name != target.name {
             return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
@@ -186,7 +225,14 @@ impl Api {
     /// Issues a service account token for a TokenRequest.
     pub(crate) fn request_token(&self, target: &Target, mut body: Value) -> Result<Value, ApiError> {
         let invalid = |field: &str, message: String| {
-            ApiError::invalid_field("authentication.k8s.io", "TokenRequest", &target.name, "FieldValueInvalid", field, message)
+            ApiError::invalid_field(
+                "authentication.k8s.io",
+                "TokenRequest",
+                &target.name,
+                "FieldValueInvalid",
+                field,
+                message,
+            )
         };
         if !body.is_object() {
             return Err(ApiError::bad_request("the body must be a TokenRequest"));
@@ -194,10 +240,17 @@ impl Api {
         let account: Value = serde_json::from_slice(&self.read(target)?.value).map_err(ApiError::internal)?;
         let seconds = match at(&body, &["spec", "expirationSeconds"]) {
             None | Some(Value::Null) => 3600,
-            Some(value) => value.as_i64().ok_or_else(|| ApiError::bad_request("spec.expirationSeconds is not a whole number"))?,
+            Some(value) => {
+                value.as_i64().ok_or_else(|| ApiError::bad_request("spec.expirationSeconds is not a whole number"))?
+            }
         };
         if !(600..=1 << 32).contains(&seconds) {
-            return Err(invalid("spec.expirationSeconds", format!("Invalid value: {seconds}: may not specify a duration less than 10 minutes or larger than 2^32 seconds")));
+            return Err(invalid(
+                "spec.expirationSeconds",
+                format!(
+                    "Invalid value: {seconds}: may not specify a duration less than 10 minutes or larger than 2^32 seconds"
+                ),
+            ));
         }
         let mut audiences: Vec<String> = at(&body, &["spec", "audiences"])
             .and_then(Value::as_array)
@@ -228,7 +281,8 @@ impl Api {
         let spec = section(&mut body, "spec");
         spec.insert("audiences".to_owned(), json!(audiences));
         spec.insert("expirationSeconds".to_owned(), json!(seconds));
-        fields(&mut body).insert("status".to_owned(), json!({"token": token, "expirationTimestamp": object::time(expires)}));
+        fields(&mut body)
+            .insert("status".to_owned(), json!({"token": token, "expirationTimestamp": object::time(expires)}));
         fields(&mut body).insert("kind".to_owned(), json!("TokenRequest"));
         fields(&mut body).insert("apiVersion".to_owned(), json!("authentication.k8s.io/v1"));
         let metadata = metadata(&mut body);
@@ -245,7 +299,11 @@ impl Api {
             "Pod" => ("pods", target.namespace.as_str()),
             "Secret" => ("secrets", target.namespace.as_str()),
             "Node" => ("nodes", ""),
-            other => return Err(ApiError::bad_request(format!("cannot bind token for serviceaccount to object type {other:?}"))),
+            other => {
+                return Err(ApiError::bad_request(format!(
+                    "cannot bind token for serviceaccount to object type {other:?}"
+                )));
+            }
         };
         let version = self
             .store()
@@ -254,7 +312,12 @@ impl Api {
         let object: Value = serde_json::from_slice(&version.value).map_err(ApiError::internal)?;
         let (uid, wanted) = (meta(&object, "uid"), text(reference, &["uid"]));
         if !wanted.is_empty() && wanted != uid {
-            return Err(ApiError::conflict("", plural, name, format!("the UID in the bound object reference ({wanted}) does not match the UID in record ({uid})")));
+            return Err(ApiError::conflict(
+                "",
+                plural,
+                name,
+                format!("the UID in the bound object reference ({wanted}) does not match the UID in record ({uid})"),
+            ));
         }
         Ok(Bound { claim: kind.to_lowercase(), name: name.to_owned(), uid: uid.to_owned() })
     }
@@ -262,5 +325,7 @@ impl Api {
 
 /// A path of a Scale as it stands in a definition, checked.
 pub(crate) fn simple_path(path: &str) -> bool {
-    path.starts_with('.') && JsonPath::parse(path).is_ok() && path[1..].split('.').all(|part| !part.is_empty() && !part.contains('['))
+    path.starts_with('.')
+        && JsonPath::parse(path).is_ok()
+        && path[1..].split('.').all(|part| !part.is_empty() && !part.contains('['))
 }

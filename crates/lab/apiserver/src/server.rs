@@ -131,7 +131,9 @@ impl Server {
         fs_err::create_dir_all(&dir).map_err(data_dir)?;
         fs_err::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(data_dir)?;
 
-        let listener = TcpListener::bind(options.listen).await.map_err(|source| StartError::Listen { address: options.listen, source })?;
+        let listener = TcpListener::bind(options.listen)
+            .await
+            .map_err(|source| StartError::Listen { address: options.listen, source })?;
         let address = listener.local_addr().map_err(|source| StartError::Listen { address: options.listen, source })?;
         let url = format!("https://{address}");
 
@@ -143,7 +145,8 @@ impl Server {
         })?;
         let pki = Pki::open(&dir.join("pki"), &server_names(address, &options.names))?;
         let kubeconfig = dir.join("kubeconfig");
-        write_private(&kubeconfig, &pki.kubeconfig(&url)).map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
+        write_private(&kubeconfig, &pki.kubeconfig(&url))
+            .map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
 
         let issuer = TokenIssuer::new(&pki.token_key).ok_or_else(|| PkiError::Pem { path: dir.join("pki/sa.key") })?;
         let issuer = Arc::new(issuer);
@@ -209,9 +212,18 @@ impl Server {
 }
 
 fn server_names(address: SocketAddr, more: &[String]) -> Vec<String> {
-    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1", API_ADDRESS, "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut names: Vec<String> = [
+        "localhost",
+        "127.0.0.1",
+        "::1",
+        API_ADDRESS,
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     if !address.ip().is_unspecified() {
         names.push(address.ip().to_string());
     }
@@ -228,7 +240,9 @@ fn bootstrap(api: &Api, address: SocketAddr) -> Result<(), StartError> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let resource = crate::kinds::Resource::new(group, "v1", plural);
         match client.create_now(&resource, namespace, object, &WriteOptions::default()) {
-            Err(error) if error.reason != "AlreadyExists" => Err(StartError::Bootstrap { object: format!("{plural} {name}"), source: error }),
+            Err(error) if error.reason != "AlreadyExists" => {
+                Err(StartError::Bootstrap { object: format!("{plural} {name}"), source: error })
+            }
             _ => Ok(()),
         }
     };
@@ -253,7 +267,13 @@ fn bootstrap(api: &Api, address: SocketAddr) -> Result<(), StartError> {
     )
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, api: Api, stopping: CancellationToken, tasks: TaskTracker) {
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    api: Api,
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -277,7 +297,12 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, api: Api, stopping
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, api: Api, stopping: CancellationToken) -> Result<(), String> {
+async fn connection(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    api: Api,
+    stopping: CancellationToken,
+) -> Result<(), String> {
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream))
         .await
@@ -314,9 +339,14 @@ async fn answer(api: &Api, request: Request<Incoming>, user: Option<&User>) -> h
     let bytes = match Limited::new(body, BODY_LIMIT).collect().await {
         Ok(collected) => collected.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
-            return failure(&ApiError::too_large(format!("the request body is larger than {BODY_LIMIT} bytes")), Form::JSON);
+            return failure(
+                &ApiError::too_large(format!("the request body is larger than {BODY_LIMIT} bytes")),
+                Form::JSON,
+            );
         }
-        Err(error) => return failure(&ApiError::bad_request(format!("the request body could not be read: {error}")), Form::JSON),
+        Err(error) => {
+            return failure(&ApiError::bad_request(format!("the request body could not be read: {error}")), Form::JSON);
+        }
     };
     api.handle(Request::from_parts(parts, Bytes::clone(&bytes)), user).await
 }

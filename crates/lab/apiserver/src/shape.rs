@@ -28,8 +28,8 @@ pub(crate) fn parse(kind: &KindInfo, version: &Version) -> Result<Value, ApiErro
 
 /// As [`parse`], of the bytes alone.
 pub(crate) fn parse_bytes(kind: &KindInfo, bytes: &[u8]) -> Result<Value, ApiError> {
-    let mut value: Value =
-        serde_json::from_slice(bytes).map_err(|error| ApiError::internal(format!("stored {} is damaged: {error}", kind.qualified())))?;
+    let mut value: Value = serde_json::from_slice(bytes)
+        .map_err(|error| ApiError::internal(format!("stored {} is damaged: {error}", kind.qualified())))?;
     convert::to_served(kind, &mut value);
     if kind.custom.is_some() {
         default(kind, &mut value);

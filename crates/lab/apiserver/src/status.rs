@@ -142,7 +142,13 @@ impl ApiError {
     pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
         let texts: Vec<String> = causes
             .iter()
-            .map(|cause| if cause.field.is_empty() { cause.message.clone() } else { format!("{}: {}", cause.field, cause.message) })
+            .map(|cause| {
+                if cause.field.is_empty() {
+                    cause.message.clone()
+                } else {
+                    format!("{}: {}", cause.field, cause.message)
+                }
+            })
             .collect();
         let list = match texts.as_slice() {
             [one] => one.clone(),
@@ -150,21 +156,38 @@ impl ApiError {
         };
         let full = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
         let mut error =
-            Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", format!("{full} \"{name}\" is invalid: {list}")).about(group, kind, name);
+            Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", format!("{full} \"{name}\" is invalid: {list}"))
+                .about(group, kind, name);
         error.causes = causes;
         error
     }
 
     /// 422 about one field.
-    pub fn invalid_field(group: &str, kind: &str, name: &str, reason: &str, field: &str, message: impl Into<String>) -> Self {
-        Self::invalid(group, kind, name, vec![Cause { reason: reason.to_owned(), message: message.into(), field: field.to_owned() }])
+    pub fn invalid_field(
+        group: &str,
+        kind: &str,
+        name: &str,
+        reason: &str,
+        field: &str,
+        message: impl Into<String>,
+    ) -> Self {
+        Self::invalid(
+            group,
+            kind,
+            name,
+            vec![Cause { reason: reason.to_owned(), message: message.into(), field: field.to_owned() }],
+        )
     }
 
     /// 403: the user may not do this.
     pub fn forbidden(group: &str, resource: &str, name: &str, why: impl Display) -> Self {
         let object = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
-        Self::new(StatusCode::FORBIDDEN, "Forbidden", format!("{}{object} is forbidden: {why}", qualified(group, resource)))
-            .about(group, resource, name)
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "Forbidden",
+            format!("{}{object} is forbidden: {why}", qualified(group, resource)),
+        )
+        .about(group, resource, name)
     }
 
     /// 401.
@@ -200,7 +223,10 @@ impl ApiError {
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "UnsupportedMediaType",
-            format!("the body of the request was in an unknown format ({got:?}) - accepted media types include: {}", offered.join(", ")),
+            format!(
+                "the body of the request was in an unknown format ({got:?}) - accepted media types include: {}",
+                offered.join(", ")
+            ),
         )
     }
 
@@ -246,7 +272,9 @@ impl ApiError {
                 .iter()
                 .map(|cause| {
                     let mut object = Map::new();
-                    for (key, value) in [("reason", &cause.reason), ("message", &cause.message), ("field", &cause.field)] {
+                    for (key, value) in
+                        [("reason", &cause.reason), ("message", &cause.message), ("field", &cause.field)]
+                    {
                         if !value.is_empty() {
                             object.insert(key.to_owned(), Value::String(value.clone()));
                         }
@@ -282,13 +310,14 @@ impl ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Compacted { requested, compacted } => {
-                Self::expired(format!("The resourceVersion for the provided list is too old: {requested} ({compacted})"))
-            }
+            StoreError::Compacted { requested, compacted } => Self::expired(format!(
+                "The resourceVersion for the provided list is too old: {requested} ({compacted})"
+            )),
             StoreError::Future { requested, current } => Self::future_revision(requested, current),
             StoreError::TooLarge { .. } => Self::too_large(error.to_string()),
             StoreError::Closed => {
-                let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "the server is stopping");
+                let mut error =
+                    Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "the server is stopping");
                 error.retry_after = Some(1);
                 error
             }
@@ -328,14 +357,21 @@ mod tests {
             "x",
             vec![
                 Cause { reason: "FieldValueRequired".into(), message: "Required value".into(), field: "spec".into() },
-                Cause { reason: "FieldValueInvalid".into(), message: "Invalid value: 1".into(), field: "spec.a".into() },
+                Cause {
+                    reason: "FieldValueInvalid".into(),
+                    message: "Invalid value: 1".into(),
+                    field: "spec.a".into(),
+                },
             ],
         );
         let status = error.to_status();
         assert_eq!(status["code"], 422);
         assert_eq!(status["details"]["kind"], "CSIDriver");
         assert_eq!(status["details"]["causes"][1]["field"], "spec.a");
-        assert_eq!(status["message"], "CSIDriver.storage.k8s.io \"x\" is invalid: [spec: Required value, spec.a: Invalid value: 1]");
+        assert_eq!(
+            status["message"],
+            "CSIDriver.storage.k8s.io \"x\" is invalid: [spec: Required value, spec.a: Invalid value: 1]"
+        );
     }
 
     #[test]

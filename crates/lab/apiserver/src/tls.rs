@@ -12,7 +12,8 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jiff::{ToSpan, Zoned};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::RootCertStore;
@@ -66,28 +67,28 @@ impl Pki {
         fs_err::create_dir_all(dir)?;
         fs_err::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         let (ca_pem, issuer) = authority(dir)?;
-        let ca_der = CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|_| PkiError::Pem { path: dir.join("ca.crt") })?;
+        let ca_der = CertificateDer::from_pem_slice(ca_pem.as_bytes())
+            .map_err(|_| PkiError::Pem { path: dir.join("ca.crt") })?;
         let (admin_cert_pem, admin_key_pem) = administrator(dir, &issuer)?;
 
         let mut params = params("kube-apiserver", None)?;
-        params.subject_alt_names = CertificateParams::new(names.to_vec()).map_err(wrap("name the serving certificate"))?.subject_alt_names;
+        params.subject_alt_names =
+            CertificateParams::new(names.to_vec()).map_err(wrap("name the serving certificate"))?.subject_alt_names;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate().map_err(wrap("generate the serving key"))?;
         let cert = params.signed_by(&key, &issuer).map_err(wrap("sign the serving certificate"))?;
-        let server_config = server_config(&ca_der, cert.der().clone(), PrivateKeyDer::Pkcs8(key.serialize_der().into()))?;
+        let server_config =
+            server_config(&ca_der, cert.der().clone(), PrivateKeyDer::Pkcs8(key.serialize_der().into()))?;
 
-        let token_key = match read(&dir.join("sa.key"))? {
-            Some(pem) => {
-                let Ok(PrivateKeyDer::Pkcs8(key)) = PrivateKeyDer::from_pem_slice(pem.as_bytes()) else {
-                    return Err(PkiError::Pem { path: dir.join("sa.key") });
-                };
-                key.secret_pkcs8_der().to_vec()
-            }
-            None => {
-                let key = KeyPair::generate().map_err(wrap("generate the token key"))?;
-                write_private(&dir.join("sa.key"), &key.serialize_pem())?;
-                key.serialize_der()
-            }
+        let token_key = if let Some(pem) = read(&dir.join("sa.key"))? {
+            let Ok(PrivateKeyDer::Pkcs8(key)) = PrivateKeyDer::from_pem_slice(pem.as_bytes()) else {
+                return Err(PkiError::Pem { path: dir.join("sa.key") });
+            };
+            key.secret_pkcs8_der().to_vec()
+        } else {
+            let key = KeyPair::generate().map_err(wrap("generate the token key"))?;
+            write_private(&dir.join("sa.key"), &key.serialize_pem())?;
+            key.serialize_der()
         };
         let admin_token = match read(&dir.join("admin.token"))? {
             Some(token) if !token.trim().is_empty() => token.trim().to_owned(),

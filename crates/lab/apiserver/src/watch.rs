@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use outrigger_lab_store::{Batch, Error as StoreError, Event, EventKind, Lagged, Revision, Version, Watch as StoreWatch};
+use outrigger_lab_store::{
+    Batch, Error as StoreError, Event, EventKind, Lagged, Revision, Version, Watch as StoreWatch,
+};
 use ring::rand::SecureRandom;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
@@ -141,7 +143,9 @@ impl Api {
         watch.position = from;
         match self.store().watch(&prefix, from) {
             Ok(source) => watch.source = Some(source),
-            Err(StoreError::Compacted { requested, compacted }) => watch.queue.push_back(Change::Error(too_old(requested, compacted))),
+            Err(StoreError::Compacted { requested, compacted }) => {
+                watch.queue.push_back(Change::Error(too_old(requested, compacted)))
+            }
             Err(error) => return Err(error.into()),
         }
         Ok(watch)
@@ -149,7 +153,8 @@ impl Api {
 
     fn random_timeout(&self) -> Duration {
         let mut bytes = [0_u8; 2];
-        let share = if self.random().fill(&mut bytes).is_ok() { f64::from(u16::from_le_bytes(bytes)) / 65536.0 } else { 0.5 };
+        let share =
+            if self.random().fill(&mut bytes).is_ok() { f64::from(u16::from_le_bytes(bytes)) / 65536.0 } else { 0.5 };
         self.0.config.watch_timeout.mul_f64(1.0 + share)
     }
 }

@@ -184,7 +184,9 @@ impl Api {
         let kind = &target.kind;
         let key = target.key();
         let taken = |current: Option<&Version>| {
-            let terminating = current.and_then(|version| shape::parse(kind, version).ok()).is_some_and(|value| object::is_terminating(&value));
+            let terminating = current
+                .and_then(|version| shape::parse(kind, version).ok())
+                .is_some_and(|value| object::is_terminating(&value));
             ApiError::already_exists(&kind.group, &kind.plural, &target.name, terminating)
         };
         if dry_run {
@@ -271,7 +273,11 @@ impl Api {
             let mut warnings = Vec::new();
             self.settle(actor, target, part, options, ownership, &current, &mut wanted, &mut warnings)?;
 
-            if object::is_terminating(&wanted) && object::finalizers(&wanted).is_empty() && grace_is_over(&wanted) && !namespace_pending(kind, &wanted) {
+            if object::is_terminating(&wanted)
+                && object::finalizers(&wanted).is_empty()
+                && grace_is_over(&wanted)
+                && !namespace_pending(kind, &wanted)
+            {
                 match self.remove(target, &version, wanted, options.dry_run) {
                     Ok((bytes, revision)) => return Ok(Written { bytes, revision, created: false, warnings }),
                     Err(Removal::Raced(Some(newer))) => {
@@ -283,11 +289,17 @@ impl Api {
                 }
             }
             if wanted == current {
-                let bytes = if kind.stored_as_served() { version.value.clone() } else { object::to_bytes(&current).into() };
+                let bytes =
+                    if kind.stored_as_served() { version.value.clone() } else { object::to_bytes(&current).into() };
                 return Ok(Written { bytes, revision: version.modified, created: false, warnings });
             }
             if options.dry_run {
-                return Ok(Written { bytes: object::to_bytes(&wanted).into(), revision: version.modified, created: false, warnings });
+                return Ok(Written {
+                    bytes: object::to_bytes(&wanted).into(),
+                    revision: version.modified,
+                    created: false,
+                    warnings,
+                });
             }
             let mut served = (!kind.stored_as_served()).then(|| wanted.clone());
             convert::to_stored(kind, &mut wanted);
@@ -341,7 +353,14 @@ impl Api {
         shape::check_fields(kind, wanted, options.field_validation, warnings)?;
 
         // What clients cannot change.
-        for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion"] {
+        for field in [
+            "uid",
+            "creationTimestamp",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "generation",
+            "resourceVersion",
+        ] {
             let value = metadata_field(current, field);
             object::put(metadata(wanted), field, value);
         }
@@ -359,7 +378,8 @@ impl Api {
         }
         if object::is_terminating(current) {
             let before = object::finalizers(current);
-            let added: Vec<&str> = object::finalizers(wanted).into_iter().filter(|name| !before.contains(name)).collect();
+            let added: Vec<&str> =
+                object::finalizers(wanted).into_iter().filter(|name| !before.contains(name)).collect();
             if !added.is_empty() {
                 return Err(ApiError::invalid_field(
                     &kind.group,
@@ -367,7 +387,9 @@ impl Api {
                     &target.name,
                     "FieldValueForbidden",
                     "metadata.finalizers",
-                    format!("Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"),
+                    format!(
+                        "Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
+                    ),
                 ));
             }
         }
@@ -390,7 +412,8 @@ impl Api {
         };
         // Almost all namespaces live: look closer only if the bytes can hold a deletion.
         let terminating = memchr_contains(&version.value, b"\"deletionTimestamp\"")
-            && serde_json::from_slice::<Value>(&version.value).is_ok_and(|namespace| object::is_terminating(&namespace));
+            && serde_json::from_slice::<Value>(&version.value)
+                .is_ok_and(|namespace| object::is_terminating(&namespace));
         if terminating {
             let namespace = &target.namespace;
             return Err(ApiError::forbidden(
@@ -399,13 +422,23 @@ impl Api {
                 &target.name,
                 format!("unable to create new content in namespace {namespace} because it is being terminated"),
             )
-            .cause("NamespaceTerminating", "metadata.namespace", format!("namespace {namespace} is being terminated")));
+            .cause(
+                "NamespaceTerminating",
+                "metadata.namespace",
+                format!("namespace {namespace} is being terminated"),
+            ));
         }
         Ok(())
     }
 
     /// Takes an object out of the store; `last` is its final state.
-    pub(crate) fn remove(&self, target: &Target, version: &Version, mut last: Value, dry_run: bool) -> Result<(Bytes, Revision), Removal> {
+    pub(crate) fn remove(
+        &self,
+        target: &Target,
+        version: &Version,
+        mut last: Value,
+        dry_run: bool,
+    ) -> Result<(Bytes, Revision), Removal> {
         let kind = &target.kind;
         if dry_run {
             return Ok((object::to_bytes(&last).into(), version.modified));
@@ -413,7 +446,8 @@ impl Api {
         let mut served = (!kind.stored_as_served()).then(|| last.clone());
         convert::to_stored(kind, &mut last);
         let sealed = Sealed::new(&mut last);
-        match self.store().delete(&target.key(), Expect::Modified(version.modified), |revision| sealed.bytes(revision)) {
+        match self.store().delete(&target.key(), Expect::Modified(version.modified), |revision| sealed.bytes(revision))
+        {
             Ok(gone) => {
                 self.after_write(kind);
                 self.after_removal(kind).map_err(Removal::Failed)?;

@@ -97,7 +97,8 @@ pub(crate) fn pod(new: &mut Value, old: Option<&Value>, _: &HookContext<'_>) {
             let tolerated = list.iter().any(|toleration| {
                 let effect = text(toleration, &["effect"]);
                 let named = text(toleration, &["key"]);
-                (effect.is_empty() || effect == "NoExecute") && (named == key || (named.is_empty() && text(toleration, &["operator"]) == "Exists"))
+                (effect.is_empty() || effect == "NoExecute")
+                    && (named == key || (named.is_empty() && text(toleration, &["operator"]) == "Exists"))
             });
             if !tolerated {
                 list.push(json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}));
@@ -142,7 +143,14 @@ pub(crate) fn priority(api: &Api, target: &Target, pod: &mut Value) -> Result<()
                 .store()
                 .get(&format!("/registry/scheduling.k8s.io/priorityclasses//{name}"))
                 .and_then(|version| serde_json::from_slice::<Value>(&version.value).ok())
-                .ok_or_else(|| ApiError::forbidden("", "pods", &target.name, format!("no PriorityClass with name {name} was found")))?;
+                .ok_or_else(|| {
+                    ApiError::forbidden(
+                        "",
+                        "pods",
+                        &target.name,
+                        format!("no PriorityClass with name {name} was found"),
+                    )
+                })?;
             (found["value"].as_i64().unwrap_or(0), found.get("preemptionPolicy").cloned())
         }
     };
@@ -203,7 +211,13 @@ pub(crate) fn service(new: &mut Value, old: Option<&Value>, _: &HookContext<'_>)
 }
 
 /// Addresses and node ports of a service.
-pub(crate) fn allocate(api: &Api, target: &Target, service: &mut Value, old: Option<&Value>, dry_run: bool) -> Result<(), ApiError> {
+pub(crate) fn allocate(
+    api: &Api,
+    target: &Target,
+    service: &mut Value,
+    old: Option<&Value>,
+    dry_run: bool,
+) -> Result<(), ApiError> {
     let kind = text(service, &["spec", "type"]).to_owned();
     if kind == "ExternalName" {
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
@@ -247,7 +261,11 @@ fn cluster_address(api: &Api, target: &Target, service: &mut Value, others: &[Va
                 .parse::<std::net::Ipv4Addr>()
                 .is_ok_and(|address| u32::from(address) >> SERVICE_BITS == SERVICE_BASE >> SERVICE_BITS);
             if !inside || taken(other) {
-                let why = if inside { "provided IP is already allocated" } else { "provided IP is not in the valid range. The range of valid IPs is 10.96.0.0/12" };
+                let why = if inside {
+                    "provided IP is already allocated"
+                } else {
+                    "provided IP is not in the valid range. The range of valid IPs is 10.96.0.0/12"
+                };
                 return Err(ApiError::invalid_field(
                     "",
                     "Service",
@@ -263,7 +281,11 @@ fn cluster_address(api: &Api, target: &Target, service: &mut Value, others: &[Va
     let spec = section(service, "spec");
     spec.insert("clusterIPs".to_owned(), json!([address]));
     spec.insert("clusterIP".to_owned(), Value::String(address));
-    for (field, value) in [("ipFamilies", json!(["IPv4"])), ("ipFamilyPolicy", json!("SingleStack")), ("internalTrafficPolicy", json!("Cluster"))] {
+    for (field, value) in [
+        ("ipFamilies", json!(["IPv4"])),
+        ("ipFamilyPolicy", json!("SingleStack")),
+        ("internalTrafficPolicy", json!("Cluster")),
+    ] {
         if spec.get(field).is_none_or(Value::is_null) {
             spec.insert(field.to_owned(), value);
         }
@@ -271,13 +293,23 @@ fn cluster_address(api: &Api, target: &Target, service: &mut Value, others: &[Va
     Ok(())
 }
 
-fn node_ports(target: &Target, service: &mut Value, kind: &str, old: Option<&Value>, others: &[Value]) -> Result<(), ApiError> {
+fn node_ports(
+    target: &Target,
+    service: &mut Value,
+    kind: &str,
+    old: Option<&Value>,
+    others: &[Value],
+) -> Result<(), ApiError> {
     let ports_of = |service: &Value| -> Vec<Map<String, Value>> {
-        at(service, &["spec", "ports"]).and_then(Value::as_array).map(|list| list.iter().filter_map(Value::as_object).cloned().collect()).unwrap_or_default()
+        at(service, &["spec", "ports"])
+            .and_then(Value::as_array)
+            .map(|list| list.iter().filter_map(Value::as_object).cloned().collect())
+            .unwrap_or_default()
     };
     let number = |port: &Map<String, Value>| port.get("nodePort").and_then(Value::as_i64).filter(|port| *port != 0);
     let wants = matches!(kind, "NodePort" | "LoadBalancer");
-    let mut used: Vec<i64> = others.iter().flat_map(|other| ports_of(other).iter().filter_map(number).collect::<Vec<_>>()).collect();
+    let mut used: Vec<i64> =
+        others.iter().flat_map(|other| ports_of(other).iter().filter_map(number).collect::<Vec<_>>()).collect();
     let before = old.map(ports_of).unwrap_or_default();
     let mut ports = ports_of(service);
     for (index, port) in ports.iter_mut().enumerate() {
@@ -287,7 +319,11 @@ fn node_ports(target: &Target, service: &mut Value, kind: &str, old: Option<&Val
             }
             Some(wanted) => {
                 if !NODE_PORTS.contains(&wanted) || used.contains(&wanted) {
-                    let why = if NODE_PORTS.contains(&wanted) { "provided port is already allocated" } else { "provided port is not in the valid range. The range of valid ports is 30000-32767" };
+                    let why = if NODE_PORTS.contains(&wanted) {
+                        "provided port is already allocated"
+                    } else {
+                        "provided port is not in the valid range. The range of valid ports is 30000-32767"
+                    };
                     return Err(ApiError::invalid_field(
                         "",
                         "Service",
@@ -300,7 +336,9 @@ fn node_ports(target: &Target, service: &mut Value, kind: &str, old: Option<&Val
                 used.push(wanted);
             }
             None if wants => {
-                let same = |other: &&Map<String, Value>| other.get("port") == port.get("port") && other.get("protocol") == port.get("protocol");
+                let same = |other: &&Map<String, Value>| {
+                    other.get("port") == port.get("port") && other.get("protocol") == port.get("protocol")
+                };
                 let kept = before.iter().find(same).and_then(number).filter(|kept| !used.contains(kept));
                 let free = kept.or_else(|| NODE_PORTS.into_iter().find(|candidate| !used.contains(candidate)));
                 let free = free.ok_or_else(|| ApiError::internal("no node port is free"))?;
@@ -311,7 +349,8 @@ fn node_ports(target: &Target, service: &mut Value, kind: &str, old: Option<&Val
         }
     }
     if at(service, &["spec", "ports"]).is_some() {
-        section(service, "spec").insert("ports".to_owned(), Value::Array(ports.into_iter().map(Value::Object).collect()));
+        section(service, "spec")
+            .insert("ports".to_owned(), Value::Array(ports.into_iter().map(Value::Object).collect()));
     }
     Ok(())
 }

@@ -6,8 +6,8 @@ pub(crate) mod storage;
 use serde_json::Value;
 
 use crate::api::Api;
-use crate::status::ApiError;
 use crate::part::Part;
+use crate::status::ApiError;
 use crate::write::Target;
 
 /// Admission of a new object; may look at other objects.

@@ -24,9 +24,7 @@ pub(crate) fn default_class(api: &Api, claim: &mut Value) -> Result<(), ApiError
     if class_of(claim).is_some() {
         return Ok(());
     }
-    let range = api
-        .store()
-        .range("/registry/storage.k8s.io/storageclasses/", None, usize::MAX, None)?;
+    let range = api.store().range("/registry/storage.k8s.io/storageclasses/", None, usize::MAX, None)?;
     let mut classes: Vec<Value> = range
         .versions
         .iter()
@@ -42,7 +40,9 @@ pub(crate) fn default_class(api: &Api, claim: &mut Value) -> Result<(), ApiError
 
 /// A claim may only ask for more if its class allows expansion.
 pub(crate) fn may_expand(api: &Api, target: &Target, old: &Value, new: &Value) -> Result<(), ApiError> {
-    let size = |claim: &Value| text(claim, &["spec", "resources", "requests", "storage"]).parse::<Quantity>().ok().map(Quantity::nanos);
+    let size = |claim: &Value| {
+        text(claim, &["spec", "resources", "requests", "storage"]).parse::<Quantity>().ok().map(Quantity::nanos)
+    };
     if size(new) <= size(old) || text(old, &["status", "phase"]) != "Bound" {
         return Ok(());
     }
@@ -55,7 +55,9 @@ pub(crate) fn may_expand(api: &Api, target: &Target, old: &Value, new: &Value) -
             .and_then(|version| serde_json::from_slice::<Value>(&version.value).ok())
             .is_some_and(|class| class["allowVolumeExpansion"] == true);
     if !allowed {
-        return refuse("only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize");
+        return refuse(
+            "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize",
+        );
     }
     Ok(())
 }
@@ -74,7 +76,9 @@ pub(crate) fn claim(new: &mut Value, old: Option<&Value>, _: &HookContext<'_>) {
             (None, Some(source)) if source.get("namespace").and_then(Value::as_str).unwrap_or_default().is_empty() => {
                 let group = source.get("apiGroup").and_then(Value::as_str).unwrap_or_default();
                 let kind = source.get("kind").and_then(Value::as_str).unwrap_or_default();
-                if (group.is_empty() && kind == "PersistentVolumeClaim") || (group == "snapshot.storage.k8s.io" && kind == "VolumeSnapshot") {
+                if (group.is_empty() && kind == "PersistentVolumeClaim")
+                    || (group == "snapshot.storage.k8s.io" && kind == "VolumeSnapshot")
+                {
                     spec.insert("dataSource".to_owned(), source);
                 }
             }
@@ -87,7 +91,8 @@ pub(crate) fn claim(new: &mut Value, old: Option<&Value>, _: &HookContext<'_>) {
 pub(crate) fn volume(new: &mut Value, old: Option<&Value>, context: &HookContext<'_>) {
     match old {
         None => {
-            fields(new).insert("status".to_owned(), json!({"phase": "Pending", "lastPhaseTransitionTime": context.now}));
+            fields(new)
+                .insert("status".to_owned(), json!({"phase": "Pending", "lastPhaseTransitionTime": context.now}));
         }
         Some(old) => {
             let phase = text(new, &["status", "phase"]).to_owned();

@@ -46,7 +46,11 @@ impl User {
     }
 
     pub(crate) fn anonymous() -> Self {
-        Self { name: "system:anonymous".to_owned(), groups: vec!["system:unauthenticated".to_owned()], ..Self::default() }
+        Self {
+            name: "system:anonymous".to_owned(),
+            groups: vec!["system:unauthenticated".to_owned()],
+            ..Self::default()
+        }
     }
 
     /// Whether authorisation is skipped.
@@ -154,8 +158,11 @@ impl Attributes<'_> {
                 format!("forbidden: User \"{user}\" cannot {verb} path \"{}\"", self.path),
             );
         }
-        let resource =
-            if self.subresource.is_empty() { self.resource.to_owned() } else { format!("{}/{}", self.resource, self.subresource) };
+        let resource = if self.subresource.is_empty() {
+            self.resource.to_owned()
+        } else {
+            format!("{}/{}", self.resource, self.subresource)
+        };
         let place = if self.namespace.is_empty() || self.resource == "namespaces" {
             "at the cluster scope".to_owned()
         } else {

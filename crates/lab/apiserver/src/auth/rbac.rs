@@ -76,29 +76,44 @@ pub(crate) fn seeds() -> Vec<(&'static str, Value)> {
     let secrets = json!({"apiGroups": [""], "resources": ["secrets", "serviceaccounts/token", "pods/eviction"], "verbs": everything});
     let rights = json!({"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": everything});
     let roles = [
-        ("cluster-admin", json!([
-            {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]},
-            {"nonResourceURLs": ["*"], "verbs": ["*"]},
-        ])),
+        (
+            "cluster-admin",
+            json!([
+                {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]},
+                {"nonResourceURLs": ["*"], "verbs": ["*"]},
+            ]),
+        ),
         ("admin", rules(&everything, json!([secrets, rights]))),
         ("edit", rules(&everything, json!([secrets]))),
         ("view", rules(&reading, json!([]))),
-        ("system:discovery", json!([{
-            "nonResourceURLs": ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/"],
-            "verbs": ["get"],
-        }])),
-        ("system:basic-user", json!([
-            {"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"], "verbs": ["create"]},
-            {"apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"], "verbs": ["create"]},
-        ])),
-        ("system:public-info-viewer", json!([{
-            "nonResourceURLs": ["/healthz", "/livez", "/readyz", "/version", "/version/"],
-            "verbs": ["get"],
-        }])),
-        ("system:service-account-issuer-discovery", json!([{
-            "nonResourceURLs": ["/.well-known/openid-configuration", "/openid/v1/jwks"],
-            "verbs": ["get"],
-        }])),
+        (
+            "system:discovery",
+            json!([{
+                "nonResourceURLs": ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/"],
+                "verbs": ["get"],
+            }]),
+        ),
+        (
+            "system:basic-user",
+            json!([
+                {"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"], "verbs": ["create"]},
+                {"apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"], "verbs": ["create"]},
+            ]),
+        ),
+        (
+            "system:public-info-viewer",
+            json!([{
+                "nonResourceURLs": ["/healthz", "/livez", "/readyz", "/version", "/version/"],
+                "verbs": ["get"],
+            }]),
+        ),
+        (
+            "system:service-account-issuer-discovery",
+            json!([{
+                "nonResourceURLs": ["/.well-known/openid-configuration", "/openid/v1/jwks"],
+                "verbs": ["get"],
+            }]),
+        ),
     ];
     let bindings = [
         ("cluster-admin", &["system:masters"][..]),
@@ -114,11 +129,15 @@ pub(crate) fn seeds() -> Vec<(&'static str, Value)> {
             "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"},
         })
     };
-    let mut seeds: Vec<(&'static str, Value)> =
-        roles.into_iter().map(|(name, rules)| ("clusterroles", json!({"metadata": metadata(name), "rules": rules}))).collect();
+    let mut seeds: Vec<(&'static str, Value)> = roles
+        .into_iter()
+        .map(|(name, rules)| ("clusterroles", json!({"metadata": metadata(name), "rules": rules})))
+        .collect();
     seeds.extend(bindings.into_iter().map(|(name, groups)| {
-        let subjects: Vec<Value> =
-            groups.iter().map(|group| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group})).collect();
+        let subjects: Vec<Value> = groups
+            .iter()
+            .map(|group| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}))
+            .collect();
         let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name});
         ("clusterrolebindings", json!({"metadata": metadata(name), "roleRef": role, "subjects": subjects}))
     }));
@@ -137,7 +156,8 @@ fn binds(binding: &Value, user: &User, namespace: &str) -> bool {
                 "User" => name == user.name,
                 "Group" => user.groups.iter().any(|group| group == name),
                 "ServiceAccount" => {
-                    let place = Some(text(subject, &["namespace"])).filter(|place| !place.is_empty()).unwrap_or(namespace);
+                    let place =
+                        Some(text(subject, &["namespace"])).filter(|place| !place.is_empty()).unwrap_or(namespace);
                     user.name == format!("system:serviceaccount:{place}:{name}")
                 }
                 _ => false,
@@ -147,7 +167,10 @@ fn binds(binding: &Value, user: &User, namespace: &str) -> bool {
 }
 
 fn strings<'a>(rule: &'a Value, field: &str) -> Vec<&'a str> {
-    at(rule, &[field]).and_then(Value::as_array).map(|list| list.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
+    at(rule, &[field])
+        .and_then(Value::as_array)
+        .map(|list| list.iter().filter_map(Value::as_str).collect())
+        .unwrap_or_default()
 }
 
 /// Whether one rule allows a request.
@@ -157,9 +180,9 @@ pub(crate) fn rule_allows(rule: &Value, attributes: &Attributes<'_>) -> bool {
         return false;
     }
     if attributes.resource.is_empty() {
-        return strings(rule, "nonResourceURLs")
-            .iter()
-            .any(|url| *url == attributes.path || url.strip_suffix('*').is_some_and(|prefix| attributes.path.starts_with(prefix)));
+        return strings(rule, "nonResourceURLs").iter().any(|url| {
+            *url == attributes.path || url.strip_suffix('*').is_some_and(|prefix| attributes.path.starts_with(prefix))
+        });
     }
     let full = if attributes.subresource.is_empty() {
         attributes.resource.to_owned()
@@ -167,7 +190,9 @@ pub(crate) fn rule_allows(rule: &Value, attributes: &Attributes<'_>) -> bool {
         format!("{}/{}", attributes.resource, attributes.subresource)
     };
     let resource = strings(rule, "resources").iter().any(|entry| {
-        *entry == "*" || *entry == full || (!attributes.subresource.is_empty() && entry.strip_prefix("*/") == Some(attributes.subresource))
+        *entry == "*"
+            || *entry == full
+            || (!attributes.subresource.is_empty() && entry.strip_prefix("*/") == Some(attributes.subresource))
     });
     let names = strings(rule, "resourceNames");
     resource && has("apiGroups", attributes.group) && (names.is_empty() || names.contains(&attributes.name))
@@ -183,7 +208,13 @@ impl Authorizer for Rbac {
 mod tests {
     use super::*;
 
-    fn attributes<'a>(user: &'a User, verb: &'a str, resource: &'a str, subresource: &'a str, name: &'a str) -> Attributes<'a> {
+    fn attributes<'a>(
+        user: &'a User,
+        verb: &'a str,
+        resource: &'a str,
+        subresource: &'a str,
+        name: &'a str,
+    ) -> Attributes<'a> {
         Attributes { user, verb, group: "", resource, subresource, namespace: "d", name, path: "" }
     }
 

@@ -20,12 +20,23 @@ fn user_value(user: &User) -> Value {
 }
 
 /// Answers a review: the body with its status filled in.
-pub(crate) fn review(api: &Api, kind: &KindInfo, namespace: &str, user: &User, mut body: Value) -> Result<Value, ApiError> {
+pub(crate) fn review(
+    api: &Api,
+    kind: &KindInfo,
+    namespace: &str,
+    user: &User,
+    mut body: Value,
+) -> Result<Value, ApiError> {
     if !body.is_object() {
         return Err(ApiError::bad_request("the body must be an object"));
     }
-    if let Some(found) = body.get("kind").and_then(Value::as_str).filter(|found| !found.is_empty() && **found != *kind.kind) {
-        return Err(ApiError::bad_request(format!("the kind in the data ({found}) does not match the expected one ({})", kind.kind)));
+    if let Some(found) =
+        body.get("kind").and_then(Value::as_str).filter(|found| !found.is_empty() && **found != *kind.kind)
+    {
+        return Err(ApiError::bad_request(format!(
+            "the kind in the data ({found}) does not match the expected one ({})",
+            kind.kind
+        )));
     }
     let status = match &*kind.kind {
         "TokenReview" => token_review(api, &body),
@@ -35,7 +46,9 @@ pub(crate) fn review(api: &Api, kind: &KindInfo, namespace: &str, user: &User, m
         "SubjectAccessReview" | "LocalSubjectAccessReview" => {
             let asked = text(&body, &["spec", "resourceAttributes", "namespace"]);
             if &*kind.kind == "LocalSubjectAccessReview" && asked != namespace {
-                return Err(ApiError::bad_request(format!("spec.resourceAttributes.namespace must match namespace: {namespace}")));
+                return Err(ApiError::bad_request(format!(
+                    "spec.resourceAttributes.namespace must match namespace: {namespace}"
+                )));
             }
             let list = |field: &str| {
                 at(&body, &["spec", field])
@@ -43,7 +56,8 @@ pub(crate) fn review(api: &Api, kind: &KindInfo, namespace: &str, user: &User, m
                     .map(|list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>())
                     .unwrap_or_default()
             };
-            let subject = User { name: text(&body, &["spec", "user"]).to_owned(), groups: list("groups"), ..User::default() };
+            let subject =
+                User { name: text(&body, &["spec", "user"]).to_owned(), groups: list("groups"), ..User::default() };
             if subject.name.is_empty() && subject.groups.is_empty() {
                 return Err(ApiError::invalid_field(
                     &kind.group,
@@ -82,7 +96,8 @@ fn token_review(api: &Api, body: &Value) -> Value {
 fn access_review(api: &Api, user: &User, body: &Value) -> Result<Value, ApiError> {
     let resource = at(body, &["spec", "resourceAttributes"]).and_then(Value::as_object);
     let path = at(body, &["spec", "nonResourceAttributes"]).and_then(Value::as_object);
-    let field = |map: &Map<String, Value>, name: &str| map.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let field =
+        |map: &Map<String, Value>, name: &str| map.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (verb, group, plural, subresource, namespace, name, url) = match (resource, path) {
         (Some(map), None) => (
             field(map, "verb"),
@@ -93,11 +108,19 @@ fn access_review(api: &Api, user: &User, body: &Value) -> Result<Value, ApiError
             field(map, "name"),
             String::new(),
         ),
-        (None, Some(map)) => {
-            (field(map, "verb"), String::new(), String::new(), String::new(), String::new(), String::new(), field(map, "path"))
-        }
+        (None, Some(map)) => (
+            field(map, "verb"),
+            String::new(),
+            String::new(),
+            String::new(),
+            String::new(),
+            String::new(),
+            field(map, "path"),
+        ),
         _ => {
-            return Err(ApiError::bad_request("exactly one of nonResourceAttributes or resourceAttributes must be specified"));
+            return Err(ApiError::bad_request(
+                "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+            ));
         }
     };
     let attributes = Attributes {

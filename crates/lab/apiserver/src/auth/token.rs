@@ -3,7 +3,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey};
+use ring::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
+};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -110,7 +112,8 @@ impl TokenIssuer {
         let own = [ISSUER.to_owned()];
         let wanted = if wanted.is_empty() { &own[..] } else { wanted };
         let has: Vec<&str> = claims["aud"].as_array()?.iter().filter_map(Value::as_str).collect();
-        let audiences: Vec<String> = wanted.iter().filter(|audience| has.contains(&audience.as_str())).cloned().collect();
+        let audiences: Vec<String> =
+            wanted.iter().filter(|audience| has.contains(&audience.as_str())).cloned().collect();
         if audiences.is_empty() {
             return None;
         }
@@ -163,7 +166,8 @@ mod tests {
     use super::*;
 
     fn issuer() -> TokenIssuer {
-        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).expect("random");
+        let pkcs8 =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).expect("random");
         TokenIssuer::new(pkcs8.as_ref()).expect("key")
     }
 

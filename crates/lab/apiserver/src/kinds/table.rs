@@ -128,14 +128,16 @@ const RBAC: Rules = Rules { name: NameRule::PathSegment, create_on_update: true,
 
 /// Every built-in kind.
 pub(super) fn builtin() -> Vec<KindInfo> {
-    let rows = [core(), apps(), reviews(), scaling_and_batch(), network(), policy_and_rbac(), storage(), registration()];
+    let rows =
+        [core(), apps(), reviews(), scaling_and_batch(), network(), policy_and_rbac(), storage(), registration()];
     rows.into_iter().flatten().map(|row| row.0).collect()
 }
 
 fn core() -> Vec<Row> {
     vec![
         spaced("", "v1", "Binding", "bindings", REVIEW),
-        spaced("", "v1", "ConfigMap", "configmaps", Rules { check: Some(validate::core::config_map), ..B }).short(&["cm"]),
+        spaced("", "v1", "ConfigMap", "configmaps", Rules { check: Some(validate::core::config_map), ..B })
+            .short(&["cm"]),
         spaced("", "v1", "Endpoints", "endpoints", Rules { create_on_update: true, ..B }).short(&["ep"]),
         spaced(
             "",
@@ -169,12 +171,7 @@ fn core() -> Vec<Row> {
             "v1",
             "Namespace",
             "namespaces",
-            Rules {
-                name: NameRule::Label,
-                selectable: &["status.phase"],
-                prepare: Some(admit::core::namespace),
-                ..B
-            },
+            Rules { name: NameRule::Label, selectable: &["status.phase"], prepare: Some(admit::core::namespace), ..B },
         )
         .short(&["ns"])
         .verbs(Verbs::NO_COLLECTION)
@@ -279,9 +276,12 @@ fn core() -> Vec<Row> {
                 ..B
             },
         ),
-        spaced("", "v1", "ServiceAccount", "serviceaccounts", B)
-            .short(&["sa"])
-            .sub("token", Some(("authentication.k8s.io", "v1", "TokenRequest")), Verbs::CREATE, SubresourceKind::Token),
+        spaced("", "v1", "ServiceAccount", "serviceaccounts", B).short(&["sa"]).sub(
+            "token",
+            Some(("authentication.k8s.io", "v1", "TokenRequest")),
+            Verbs::CREATE,
+            SubresourceKind::Token,
+        ),
         spaced(
             "",
             "v1",
@@ -308,11 +308,17 @@ fn apps() -> Vec<Row> {
     vec![
         spaced("apps", "v1", "ControllerRevision", "controllerrevisions", Rules { immutable: &["data"], ..B }),
         spaced("apps", "v1", "DaemonSet", "daemonsets", selector).short(&["ds"]).all().status(),
-        spaced("apps", "v1", "Deployment", "deployments", Rules { generation: Generation::SpecAndAnnotations, ..selector })
-            .short(&["deploy"])
-            .all()
-            .status()
-            .scale(".spec.selector"),
+        spaced(
+            "apps",
+            "v1",
+            "Deployment",
+            "deployments",
+            Rules { generation: Generation::SpecAndAnnotations, ..selector },
+        )
+        .short(&["deploy"])
+        .all()
+        .status()
+        .scale(".spec.selector"),
         spaced("apps", "v1", "ReplicaSet", "replicasets", Rules { selectable: &["status.replicas"], ..selector })
             .short(&["rs"])
             .all()
@@ -324,7 +330,12 @@ fn apps() -> Vec<Row> {
             "StatefulSet",
             "statefulsets",
             Rules {
-                immutable: &["spec.selector", "spec.serviceName", "spec.podManagementPolicy", "spec.volumeClaimTemplates"],
+                immutable: &[
+                    "spec.selector",
+                    "spec.serviceName",
+                    "spec.podManagementPolicy",
+                    "spec.volumeClaimTemplates",
+                ],
                 ..workload
             },
         )
@@ -373,7 +384,12 @@ fn scaling_and_batch() -> Vec<Row> {
             "v1",
             "CertificateSigningRequest",
             "certificatesigningrequests",
-            Rules { selectable: &["spec.signerName"], immutable: &["spec"], prepare: Some(admit::core::signing_request), ..B },
+            Rules {
+                selectable: &["spec.signerName"],
+                immutable: &["spec"],
+                prepare: Some(admit::core::signing_request),
+                ..B
+            },
         )
         .short(&["csr"])
         .status()
@@ -390,7 +406,13 @@ fn scaling_and_batch() -> Vec<Row> {
 
 fn network() -> Vec<Row> {
     vec![
-        spaced("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", Rules { immutable: &["addressType"], ..SPEC }),
+        spaced(
+            "discovery.k8s.io",
+            "v1",
+            "EndpointSlice",
+            "endpointslices",
+            Rules { immutable: &["addressType"], ..SPEC },
+        ),
         spaced(
             "events.k8s.io",
             "v1",
@@ -416,28 +438,53 @@ fn network() -> Vec<Row> {
         )
         .short(&["ev"])
         .view_of("/registry/core/events/", "v1"),
-        cluster("networking.k8s.io", "v1", "IngressClass", "ingressclasses", Rules { immutable: &["spec.controller"], ..SPEC }),
+        cluster(
+            "networking.k8s.io",
+            "v1",
+            "IngressClass",
+            "ingressclasses",
+            Rules { immutable: &["spec.controller"], ..SPEC },
+        ),
         spaced("networking.k8s.io", "v1", "Ingress", "ingresses", SPEC).short(&["ing"]).status(),
         cluster("networking.k8s.io", "v1", "IPAddress", "ipaddresses", SPEC).short(&["ip"]),
         spaced("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", SPEC).short(&["netpol"]),
         cluster("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", SPEC).status(),
-        cluster("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", Rules { unconditional_update: false, immutable: &["handler"], ..B }),
+        cluster(
+            "node.k8s.io",
+            "v1",
+            "RuntimeClass",
+            "runtimeclasses",
+            Rules { unconditional_update: false, immutable: &["handler"], ..B },
+        ),
     ]
 }
 
 fn policy_and_rbac() -> Vec<Row> {
     let binding = Rules { immutable: &["roleRef"], ..RBAC };
     vec![
-        spaced("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", Rules { unconditional_update: false, ..SPEC })
-            .short(&["pdb"])
-            .status(),
+        spaced(
+            "policy",
+            "v1",
+            "PodDisruptionBudget",
+            "poddisruptionbudgets",
+            Rules { unconditional_update: false, ..SPEC },
+        )
+        .short(&["pdb"])
+        .status(),
         cluster("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings", binding),
         cluster("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles", RBAC),
         spaced("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", binding),
         spaced("rbac.authorization.k8s.io", "v1", "Role", "roles", RBAC),
         cluster("resource.k8s.io", "v1", "DeviceClass", "deviceclasses", SPEC),
-        spaced("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims", Rules { immutable: &["spec"], ..B }).status(),
-        spaced("resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates", Rules { immutable: &["spec"], ..B }),
+        spaced("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims", Rules { immutable: &["spec"], ..B })
+            .status(),
+        spaced(
+            "resource.k8s.io",
+            "v1",
+            "ResourceClaimTemplate",
+            "resourceclaimtemplates",
+            Rules { immutable: &["spec"], ..B },
+        ),
         cluster(
             "resource.k8s.io",
             "v1",
@@ -475,7 +522,13 @@ fn storage() -> Vec<Row> {
                 ..exact
             },
         ),
-        cluster("storage.k8s.io", "v1", "CSINode", "csinodes", Rules { check: Some(validate::storage::csi_node), ..exact }),
+        cluster(
+            "storage.k8s.io",
+            "v1",
+            "CSINode",
+            "csinodes",
+            Rules { check: Some(validate::storage::csi_node), ..exact },
+        ),
         spaced(
             "storage.k8s.io",
             "v1",
@@ -518,11 +571,7 @@ fn storage() -> Vec<Row> {
             "v1",
             "VolumeAttributesClass",
             "volumeattributesclasses",
-            Rules {
-                immutable: &["driverName", "parameters"],
-                check: Some(validate::storage::attributes_class),
-                ..B
-            },
+            Rules { immutable: &["driverName", "parameters"], check: Some(validate::storage::attributes_class), ..B },
         )
         .short(&["vac"]),
     ]
@@ -535,13 +584,15 @@ fn registration() -> Vec<Row> {
     vec![
         cluster(group, "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies", policy),
         cluster(group, "v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", policy),
-        cluster(group, "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", exact).category("api-extensions"),
+        cluster(group, "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations", exact)
+            .category("api-extensions"),
         cluster(group, "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", policy)
             .category("api-extensions")
             .status(),
         cluster(group, "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", policy)
             .category("api-extensions"),
-        cluster(group, "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", exact).category("api-extensions"),
+        cluster(group, "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", exact)
+            .category("api-extensions"),
         cluster(
             "apiextensions.k8s.io",
             "v1",

@@ -109,7 +109,11 @@ pub(crate) fn event(new: &Value, _: Option<&Value>, errors: &mut Vec<FieldError>
     let own = meta(new, "namespace");
     let fits = if place.is_empty() { own == "default" || own == "kube-system" } else { place == own };
     if !fits {
-        errors.push(FieldError::invalid("involvedObject.namespace", &Value::from(place), "does not match event.namespace"));
+        errors.push(FieldError::invalid(
+            "involvedObject.namespace",
+            &Value::from(place),
+            "does not match event.namespace",
+        ));
     }
 }
 
@@ -119,14 +123,22 @@ pub(crate) fn lease(new: &Value, _: Option<&Value>, errors: &mut Vec<FieldError>
         errors.push(FieldError::invalid("spec.leaseDurationSeconds", &Value::from(seconds), "must be greater than 0"));
     }
     if let Some(count) = number("leaseTransitions").filter(|count| *count < 0) {
-        errors.push(FieldError::invalid("spec.leaseTransitions", &Value::from(count), "must be greater than or equal to 0"));
+        errors.push(FieldError::invalid(
+            "spec.leaseTransitions",
+            &Value::from(count),
+            "must be greater than or equal to 0",
+        ));
     }
 }
 
 pub(crate) fn service(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
     let kind = text(new, &["spec", "type"]);
     if !["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"].contains(&kind) {
-        errors.push(FieldError::not_supported("spec.type", &new["spec"]["type"], ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]));
+        errors.push(FieldError::not_supported(
+            "spec.type",
+            &new["spec"]["type"],
+            ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"],
+        ));
     }
     if kind == "ExternalName" && text(new, &["spec", "externalName"]).is_empty() {
         errors.push(FieldError::required("spec.externalName", ""));
@@ -140,7 +152,11 @@ pub(crate) fn service(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldEr
         let path = format!("spec.ports[{index}]");
         let number = port["port"].as_i64().unwrap_or(0);
         if !(1..=65535).contains(&number) {
-            errors.push(FieldError::invalid(format!("{path}.port"), &port["port"], "must be between 1 and 65535, inclusive"));
+            errors.push(FieldError::invalid(
+                format!("{path}.port"),
+                &port["port"],
+                "must be between 1 and 65535, inclusive",
+            ));
         }
         let name = text(port, &["name"]);
         if ports.len() > 1 && name.is_empty() {
@@ -156,12 +172,20 @@ pub(crate) fn service(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldEr
             names_seen.push(name);
         }
         if !["TCP", "UDP", "SCTP"].contains(&text(port, &["protocol"])) {
-            errors.push(FieldError::not_supported(format!("{path}.protocol"), &port["protocol"], ["SCTP", "TCP", "UDP"]));
+            errors.push(FieldError::not_supported(
+                format!("{path}.protocol"),
+                &port["protocol"],
+                ["SCTP", "TCP", "UDP"],
+            ));
         }
     }
     if let Some(old) = old {
         let (before, after) = (text(old, &["spec", "clusterIP"]), text(new, &["spec", "clusterIP"]));
-        if kind != "ExternalName" && text(old, &["spec", "type"]) != "ExternalName" && !before.is_empty() && before != after {
+        if kind != "ExternalName"
+            && text(old, &["spec", "type"]) != "ExternalName"
+            && !before.is_empty()
+            && before != after
+        {
             errors.push(FieldError::invalid("spec.clusterIPs[0]", &Value::from(after), "may not change once set"));
         }
     }

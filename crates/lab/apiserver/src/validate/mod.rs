@@ -75,10 +75,16 @@ fn metadata(kind: &KindInfo, new: &Value, old: Option<&Value>, errors: &mut Vec<
         for key in annotations.keys() {
             // Keys of annotations may have capitals in the prefix.
             if let Err(error) = names::label_key(&key.to_lowercase()) {
-                errors.push(FieldError::invalid("metadata.annotations", &Value::from(key.as_str()), &error.to_string()));
+                errors.push(FieldError::invalid(
+                    "metadata.annotations",
+                    &Value::from(key.as_str()),
+                    &error.to_string(),
+                ));
             }
         }
-        let size = names::annotations_size(annotations.iter().map(|(key, value)| (key.as_str(), value.as_str().unwrap_or_default())));
+        let size = names::annotations_size(
+            annotations.iter().map(|(key, value)| (key.as_str(), value.as_str().unwrap_or_default())),
+        );
         if size > names::ANNOTATIONS_MAX {
             errors.push(FieldError::too_long("metadata.annotations", names::ANNOTATIONS_MAX as u64));
         }
@@ -88,7 +94,11 @@ fn metadata(kind: &KindInfo, new: &Value, old: Option<&Value>, errors: &mut Vec<
     {
         for (index, finalizer) in list.iter().enumerate() {
             if let Err(error) = names::label_key(finalizer.as_str().unwrap_or_default()) {
-                errors.push(FieldError::invalid(format!("metadata.finalizers[{index}]"), finalizer, &error.to_string()));
+                errors.push(FieldError::invalid(
+                    format!("metadata.finalizers[{index}]"),
+                    finalizer,
+                    &error.to_string(),
+                ));
             }
         }
         let has = |name: &str| list.iter().any(|finalizer| finalizer == name);
@@ -108,7 +118,11 @@ fn metadata(kind: &KindInfo, new: &Value, old: Option<&Value>, errors: &mut Vec<
             let path = format!("metadata.ownerReferences[{index}]");
             for field in ["apiVersion", "kind", "name", "uid"] {
                 if meta_text(owner, field).is_empty() {
-                    errors.push(FieldError::invalid(format!("{path}.{field}"), &Value::from(""), &format!("{field} must not be empty")));
+                    errors.push(FieldError::invalid(
+                        format!("{path}.{field}"),
+                        &Value::from(""),
+                        &format!("{field} must not be empty"),
+                    ));
                 }
             }
             controllers += usize::from(owner["controller"] == true);
@@ -123,7 +137,11 @@ fn metadata(kind: &KindInfo, new: &Value, old: Option<&Value>, errors: &mut Vec<
     }
     for field in ["generation"] {
         if at(new, &["metadata", field]).and_then(Value::as_i64).is_some_and(|number| number < 0) {
-            errors.push(FieldError::invalid(format!("metadata.{field}"), &new["metadata"][field], "must be greater than or equal to 0"));
+            errors.push(FieldError::invalid(
+                format!("metadata.{field}"),
+                &new["metadata"][field],
+                "must be greater than or equal to 0",
+            ));
         }
     }
 }

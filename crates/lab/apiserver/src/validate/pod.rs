@@ -33,7 +33,11 @@ pub(crate) fn spec(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     }
     let policy = text(spec, &["restartPolicy"]);
     if !["Always", "OnFailure", "Never"].contains(&policy) {
-        errors.push(FieldError::not_supported(format!("{path}.restartPolicy"), &Value::from(policy), ["Always", "OnFailure", "Never"]));
+        errors.push(FieldError::not_supported(
+            format!("{path}.restartPolicy"),
+            &Value::from(policy),
+            ["Always", "OnFailure", "Never"],
+        ));
     }
     let mut volumes: Vec<&str> = Vec::new();
     for (index, volume) in list(spec, "volumes").iter().enumerate() {
@@ -44,9 +48,14 @@ pub(crate) fn spec(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::duplicate(field, &Value::from(name)));
         }
         volumes.push(name);
-        let sources = volume.as_object().map_or(0, |map| map.iter().filter(|(key, value)| *key != "name" && !value.is_null()).count());
+        let sources = volume
+            .as_object()
+            .map_or(0, |map| map.iter().filter(|(key, value)| *key != "name" && !value.is_null()).count());
         if sources > 1 {
-            errors.push(FieldError::forbidden(format!("{path}.volumes[{index}]"), "may not specify more than 1 volume type"));
+            errors.push(FieldError::forbidden(
+                format!("{path}.volumes[{index}]"),
+                "may not specify more than 1 volume type",
+            ));
         }
     }
     let mut seen: Vec<&str> = Vec::new();
@@ -88,7 +97,11 @@ fn container(container: &Value, path: &str, volumes: &[&str], errors: &mut Vec<F
             ));
         }
         if !["TCP", "UDP", "SCTP"].contains(&text(port, &["protocol"])) {
-            errors.push(FieldError::not_supported(format!("{path}.ports[{index}].protocol"), &port["protocol"], ["SCTP", "TCP", "UDP"]));
+            errors.push(FieldError::not_supported(
+                format!("{path}.ports[{index}].protocol"),
+                &port["protocol"],
+                ["SCTP", "TCP", "UDP"],
+            ));
         }
     }
     for (index, variable) in list(container, "env").iter().enumerate() {
@@ -99,10 +112,18 @@ fn container(container: &Value, path: &str, volumes: &[&str], errors: &mut Vec<F
                 errors.push(FieldError::required(field, ""));
             }
         } else if name.contains('=') || name.chars().any(char::is_control) {
-            errors.push(FieldError::invalid(field, &variable["name"], "a valid environment variable name must consist only of printable ASCII characters other than '='"));
+            errors.push(FieldError::invalid(
+                field,
+                &variable["name"],
+                "a valid environment variable name must consist only of printable ASCII characters other than '='",
+            ));
         }
         if variable.get("valueFrom").is_some_and(|from| !from.is_null()) && !text(variable, &["value"]).is_empty() {
-            errors.push(FieldError::invalid(format!("{path}.env[{index}].valueFrom"), &Value::from(""), "may not be specified when `value` is not empty"));
+            errors.push(FieldError::invalid(
+                format!("{path}.env[{index}].valueFrom"),
+                &Value::from(""),
+                "may not be specified when `value` is not empty",
+            ));
         }
     }
     let mut mounted: Vec<&str> = Vec::new();
@@ -136,7 +157,9 @@ fn container(container: &Value, path: &str, volumes: &[&str], errors: &mut Vec<F
         ));
     }
     for probe in ["livenessProbe", "startupProbe"] {
-        if let Some(threshold) = at(container, &[probe, "successThreshold"]).filter(|threshold| threshold.as_i64() != Some(1)) {
+        if let Some(threshold) =
+            at(container, &[probe, "successThreshold"]).filter(|threshold| threshold.as_i64() != Some(1))
+        {
             errors.push(FieldError::invalid(format!("{path}.{probe}.successThreshold"), threshold, "must be 1"));
         }
     }
@@ -152,7 +175,13 @@ fn unchanged(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
         crate::object::put(fields(&mut old_spec), "nodeName", node);
     }
     let kept = |spec: &mut Value| {
-        for field in ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "schedulingGates", "ephemeralContainers"] {
+        for field in [
+            "activeDeadlineSeconds",
+            "tolerations",
+            "terminationGracePeriodSeconds",
+            "schedulingGates",
+            "ephemeralContainers",
+        ] {
             fields(spec).remove(field);
         }
         for field in CONTAINER_LISTS {
@@ -166,7 +195,10 @@ fn unchanged(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
     };
     let old_tolerations = list(&old_spec, "tolerations").to_vec();
     if !old_tolerations.iter().all(|toleration| list(&new_spec, "tolerations").contains(toleration)) {
-        errors.push(FieldError::forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds"));
+        errors.push(FieldError::forbidden(
+            "spec.tolerations",
+            "existing toleration can not be modified except its tolerationSeconds",
+        ));
     }
     kept(&mut new_spec);
     kept(&mut old_spec);

@@ -65,7 +65,8 @@ pub(crate) fn claim(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldErro
     access_modes(new, errors);
     volume_mode(new, errors);
     let size = storage(at(new, &["spec", "resources", "requests", "storage"]), "spec.resources[storage]", errors);
-    if let Some(class) = at(new, &["spec", "storageClassName"]).and_then(Value::as_str).filter(|class| !class.is_empty())
+    if let Some(class) =
+        at(new, &["spec", "storageClassName"]).and_then(Value::as_str).filter(|class| !class.is_empty())
         && let Err(error) = names::dns1123_subdomain(class)
     {
         errors.push(FieldError::invalid("spec.storageClassName", &Value::from(class), &error.to_string()));
@@ -77,14 +78,18 @@ pub(crate) fn claim(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldErro
         let mut spec = claim.get("spec").cloned().unwrap_or_default();
         let map = fields(&mut spec);
         map.remove("volumeAttributesClassName");
-        if let Some(requests) = map.get_mut("resources").and_then(|resources| resources.get_mut("requests")).and_then(Value::as_object_mut) {
+        if let Some(requests) =
+            map.get_mut("resources").and_then(|resources| resources.get_mut("requests")).and_then(Value::as_object_mut)
+        {
             requests.remove("storage");
         }
         if text(old, &["spec", "volumeName"]).is_empty() {
             map.remove("volumeName");
         }
         let annotated = annotation(old, "volume.beta.kubernetes.io/storage-class").is_some();
-        if at(old, &["spec", "storageClassName"]).is_none_or(Value::is_null) && (annotated || text(old, &["spec", "volumeName"]).is_empty()) {
+        if at(old, &["spec", "storageClassName"]).is_none_or(Value::is_null)
+            && (annotated || text(old, &["spec", "volumeName"]).is_empty())
+        {
             map.remove("storageClassName");
         }
         spec
@@ -133,7 +138,9 @@ fn sources(volume: &Value) -> Vec<(&String, &Value)> {
     volume
         .get("spec")
         .and_then(Value::as_object)
-        .map(|spec| spec.iter().filter(|(key, value)| !NOT_A_SOURCE.contains(&key.as_str()) && !value.is_null()).collect())
+        .map(|spec| {
+            spec.iter().filter(|(key, value)| !NOT_A_SOURCE.contains(&key.as_str()) && !value.is_null()).collect()
+        })
         .unwrap_or_default()
 }
 
@@ -151,7 +158,11 @@ pub(crate) fn volume(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldErr
     }
     let policy = text(new, &["spec", "persistentVolumeReclaimPolicy"]);
     if !["Delete", "Recycle", "Retain"].contains(&policy) {
-        errors.push(FieldError::not_supported("spec.persistentVolumeReclaimPolicy", &Value::from(policy), ["Delete", "Recycle", "Retain"]));
+        errors.push(FieldError::not_supported(
+            "spec.persistentVolumeReclaimPolicy",
+            &Value::from(policy),
+            ["Delete", "Recycle", "Retain"],
+        ));
     }
     let found = sources(new);
     match found.as_slice() {
@@ -171,13 +182,19 @@ pub(crate) fn volume(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldErr
             "spec.persistentvolumesource is immutable after creation",
         ));
     }
-    if at(old, &["spec", "volumeMode"]).is_some() && at(new, &["spec", "volumeMode"]) != at(old, &["spec", "volumeMode"]) {
+    if at(old, &["spec", "volumeMode"]).is_some()
+        && at(new, &["spec", "volumeMode"]) != at(old, &["spec", "volumeMode"])
+    {
         errors.push(FieldError::invalid("spec.volumeMode", &new["spec"]["volumeMode"], "field is immutable"));
     }
     if let Some(affinity) = at(old, &["spec", "nodeAffinity"]).filter(|affinity| !affinity.is_null())
         && at(new, &["spec", "nodeAffinity"]) != Some(affinity)
     {
-        errors.push(FieldError::invalid("spec.nodeAffinity", &new["spec"]["nodeAffinity"], "field is immutable, except for updating from beta label to GA"));
+        errors.push(FieldError::invalid(
+            "spec.nodeAffinity",
+            &new["spec"]["nodeAffinity"],
+            "field is immutable, except for updating from beta label to GA",
+        ));
     }
 }
 
@@ -187,7 +204,13 @@ fn only_secret_added(new: &[(&String, &Value)], old: &[(&String, &Value)]) -> bo
         return false;
     }
     let mut stripped = (*new).clone();
-    for field in ["controllerPublishSecretRef", "nodeStageSecretRef", "nodePublishSecretRef", "controllerExpandSecretRef", "nodeExpandSecretRef"] {
+    for field in [
+        "controllerPublishSecretRef",
+        "nodeStageSecretRef",
+        "nodePublishSecretRef",
+        "controllerExpandSecretRef",
+        "nodeExpandSecretRef",
+    ] {
         if old.get(field).is_none() {
             fields(&mut stripped).remove(field);
         }
@@ -214,7 +237,10 @@ fn source_rules(name: &str, source: &Value, policy: &str, errors: &mut Vec<Field
                 errors.push(FieldError::invalid("spec.hostPath.path", &source["path"], "must not contain '..'"));
             }
             if path == "/" && policy == "Recycle" {
-                errors.push(FieldError::forbidden("spec.persistentVolumeReclaimPolicy", "may not be 'recycle' for a hostPath mount of '/'"));
+                errors.push(FieldError::forbidden(
+                    "spec.persistentVolumeReclaimPolicy",
+                    "may not be 'recycle' for a hostPath mount of '/'",
+                ));
             }
         }
         "local" => required("path"),
@@ -241,7 +267,11 @@ pub(crate) fn class(new: &Value, _: Option<&Value>, errors: &mut Vec<FieldError>
     if mode.is_empty() {
         errors.push(FieldError::required("volumeBindingMode", ""));
     } else if !["Immediate", "WaitForFirstConsumer"].contains(&mode) {
-        errors.push(FieldError::not_supported("volumeBindingMode", &new["volumeBindingMode"], ["Immediate", "WaitForFirstConsumer"]));
+        errors.push(FieldError::not_supported(
+            "volumeBindingMode",
+            &new["volumeBindingMode"],
+            ["Immediate", "WaitForFirstConsumer"],
+        ));
     }
     parameters(new, "parameters", 512, 256 * 1024, errors);
 }
@@ -282,7 +312,8 @@ pub(crate) fn csi_driver(new: &Value, old: Option<&Value>, errors: &mut Vec<Fiel
             errors.push(FieldError::duplicate(format!("spec.tokenRequests[{index}].audience"), &Value::from(audience)));
         }
         audiences.push(audience);
-        if let Some(seconds) = request.get("expirationSeconds").and_then(Value::as_i64).filter(|seconds| *seconds < 600) {
+        if let Some(seconds) = request.get("expirationSeconds").and_then(Value::as_i64).filter(|seconds| *seconds < 600)
+        {
             errors.push(FieldError::invalid(
                 format!("spec.tokenRequests[{index}].expirationSeconds"),
                 &Value::from(seconds),
@@ -317,7 +348,11 @@ pub(crate) fn csi_node(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldE
         if node.is_empty() {
             errors.push(FieldError::required(format!("{path}.nodeID"), ""));
         } else if node.len() > 256 {
-            errors.push(FieldError::invalid(format!("{path}.nodeID"), &Value::from(node), "must be 256 characters or less"));
+            errors.push(FieldError::invalid(
+                format!("{path}.nodeID"),
+                &Value::from(node),
+                "must be 256 characters or less",
+            ));
         }
         let mut keys: Vec<&Value> = Vec::new();
         for key in list(driver, &["topologyKeys"]) {
@@ -330,7 +365,11 @@ pub(crate) fn csi_node(new: &Value, old: Option<&Value>, errors: &mut Vec<FieldE
             }
         }
         if let Some(count) = at(driver, &["allocatable", "count"]).and_then(Value::as_i64).filter(|count| *count < 0) {
-            errors.push(FieldError::invalid(format!("{path}.allocatable.count"), &Value::from(count), "must be greater than or equal to 0"));
+            errors.push(FieldError::invalid(
+                format!("{path}.allocatable.count"),
+                &Value::from(count),
+                "must be greater than or equal to 0",
+            ));
         }
     }
     // An entry may come or go, and its limit may change; who the driver is on this node may not.
@@ -361,8 +400,12 @@ pub(crate) fn attachment(new: &Value, _: Option<&Value>, errors: &mut Vec<FieldE
     let name = at(new, &["spec", "source", "persistentVolumeName"]).filter(|value| !value.is_null() && *value != "");
     let inline = at(new, &["spec", "source", "inlineVolumeSpec"]).filter(|value| !value.is_null());
     match (name, inline) {
-        (None, None) => errors.push(FieldError::required("spec.source", "must specify either persistentVolumeName or inlineVolumeSpec")),
-        (Some(_), Some(_)) => errors.push(FieldError::forbidden("spec.source", "only one of persistentVolumeName and inlineVolumeSpec may be set")),
+        (None, None) => errors
+            .push(FieldError::required("spec.source", "must specify either persistentVolumeName or inlineVolumeSpec")),
+        (Some(_), Some(_)) => errors.push(FieldError::forbidden(
+            "spec.source",
+            "only one of persistentVolumeName and inlineVolumeSpec may be set",
+        )),
         _ => {}
     }
 }

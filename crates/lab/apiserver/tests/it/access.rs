@@ -8,7 +8,8 @@ const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
 
 async fn token(lab: &Lab, name: &str) -> String {
     lab.post(ACCOUNTS, &json!({"metadata": {"name": name}})).await.expect(201);
-    let answer = lab.post(&format!("{ACCOUNTS}/{name}/token"), &json!({"spec": {"expirationSeconds": 600}})).await.expect(201);
+    let answer =
+        lab.post(&format!("{ACCOUNTS}/{name}/token"), &json!({"spec": {"expirationSeconds": 600}})).await.expect(201);
     answer["status"]["token"].as_str().expect("a token").to_owned()
 }
 
@@ -26,11 +27,17 @@ async fn anonymous_sees_versions_and_health_only() {
         "configmaps is forbidden: User \"system:anonymous\" cannot list resource \"configmaps\" in API group \"\" in the namespace \"default\""
     );
     for credentials in ["Bearer wrong", "Basic dTpw", "Bearer", "nonsense"] {
-        let status = lab.send("GET", "/version", &[("authorization", credentials)], "").await.fails(401, "Unauthorized");
+        let status =
+            lab.send("GET", "/version", &[("authorization", credentials)], "").await.fails(401, "Unauthorized");
         assert_eq!(status["message"], "Unauthorized");
     }
     assert!(lab.get("/readyz?verbose").await.text().contains("[+]store ok"));
-    assert!(lab.get("/metrics").await.text().contains("apiserver_request_total{verb=\"list\",resource=\"configmaps\",code=\"403\"} 1"));
+    assert!(
+        lab.get("/metrics")
+            .await
+            .text()
+            .contains("apiserver_request_total{verb=\"list\",resource=\"configmaps\",code=\"403\"} 1")
+    );
 }
 
 #[tokio::test]
@@ -39,7 +46,12 @@ async fn service_account_tokens_work_until_their_account_is_gone() {
     let token = token(&lab, "robot").await;
     let bearer = format!("Bearer {token}");
     let me = lab
-        .send("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", &[("authorization", &bearer), ("content-type", JSON)], "{}")
+        .send(
+            "POST",
+            "/apis/authentication.k8s.io/v1/selfsubjectreviews",
+            &[("authorization", &bearer), ("content-type", JSON)],
+            "{}",
+        )
         .await
         .expect(201);
     assert_eq!(me["status"]["userInfo"]["username"], "system:serviceaccount:default:robot");
@@ -48,14 +60,21 @@ async fn service_account_tokens_work_until_their_account_is_gone() {
     let answer = lab.post(reviews, &review(&token)).await.expect(201);
     assert_eq!(answer["status"]["authenticated"], true);
     assert_eq!(answer["status"]["user"]["username"], "system:serviceaccount:default:robot");
-    assert!(answer["status"]["user"]["groups"].as_array().expect("groups").contains(&json!("system:serviceaccounts:default")));
+    assert!(
+        answer["status"]["user"]["groups"]
+            .as_array()
+            .expect("groups")
+            .contains(&json!("system:serviceaccounts:default"))
+    );
     let answer = lab.post(reviews, &review("garbage")).await.expect(201);
     assert!(answer["status"].get("authenticated").is_none_or(|value| value == false));
 
     let keys = lab.get("/openid/v1/jwks").await.expect(200);
     assert_eq!((&keys["keys"][0]["kty"], &keys["keys"][0]["alg"]), (&json!("EC"), &json!("ES256")));
     assert!(lab.get("/.well-known/openid-configuration").await.expect(200)["jwks_uri"].is_string());
-    lab.post(&format!("{ACCOUNTS}/robot/token"), &json!({"spec": {"expirationSeconds": 10}})).await.fails(422, "Invalid");
+    lab.post(&format!("{ACCOUNTS}/robot/token"), &json!({"spec": {"expirationSeconds": 10}}))
+        .await
+        .fails(422, "Invalid");
     lab.post(&format!("{ACCOUNTS}/nobody/token"), &json!({})).await.fails(404, "NotFound");
 
     lab.send("GET", CM, &[("authorization", &bearer)], "").await.fails(403, "Forbidden");

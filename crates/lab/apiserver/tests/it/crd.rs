@@ -54,13 +54,29 @@ async fn a_definition_takes_effect_before_its_create_is_answered() {
     let lab = Lab::start().await;
     assert_eq!(lab.get(WIDGETS).await.code, 404);
     let crd = lab.post(CRDS, &definition()).await.expect(201);
-    let condition = |ty: &str| crd["status"]["conditions"].as_array().expect("conditions").iter().find(|entry| entry["type"] == ty).expect("set")["status"].clone();
+    let condition = |ty: &str| {
+        crd["status"]["conditions"]
+            .as_array()
+            .expect("conditions")
+            .iter()
+            .find(|entry| entry["type"] == ty)
+            .expect("set")["status"]
+            .clone()
+    };
     assert_eq!((condition("Established"), condition("NamesAccepted")), (json!("True"), json!("True")));
     assert_eq!(crd["status"]["storedVersions"], json!(["v1"]));
-    assert_eq!((&crd["spec"]["names"]["listKind"], &crd["spec"]["names"]["singular"]), (&json!("WidgetList"), &json!("widget")));
+    assert_eq!(
+        (&crd["spec"]["names"]["listKind"], &crd["spec"]["names"]["singular"]),
+        (&json!("WidgetList"), &json!("widget"))
+    );
     assert_eq!(lab.get(WIDGETS).await.expect(200)["kind"], "WidgetList");
     let resources = lab.get("/apis/example.com/v1").await.expect(200);
-    let names: Vec<&str> = resources["resources"].as_array().expect("resources").iter().map(|entry| entry["name"].as_str().expect("a name")).collect();
+    let names: Vec<&str> = resources["resources"]
+        .as_array()
+        .expect("resources")
+        .iter()
+        .map(|entry| entry["name"].as_str().expect("a name"))
+        .collect();
     assert_eq!(names, ["widgets", "widgets/scale", "widgets/status"]);
     let group = lab.get("/apis/example.com").await.expect(200);
     assert_eq!(group["preferredVersion"]["version"], "v1");
@@ -75,9 +91,21 @@ async fn bad_definitions_are_refused_with_the_field() {
         ("/metadata/name", json!("other.example.com"), "metadata.name"),
         ("/spec/scope", json!("Galaxy"), "spec.scope"),
         ("/spec/versions/1/storage", json!(true), "spec.versions"),
-        ("/spec/versions/0/schema/openAPIV3Schema", json!({"type": "object", "properties": {"spec": {}}}), "spec.versions[0].schema.openAPIV3Schema.properties[spec].type"),
-        ("/spec/versions/0/additionalPrinterColumns/0/jsonPath", json!("{.spec"), "spec.versions[0].additionalPrinterColumns[0].jsonPath"),
-        ("/spec/versions/0/subresources/scale/specReplicasPath", json!("spec.replicas"), "spec.versions[0].subresources.scale.specReplicasPath"),
+        (
+            "/spec/versions/0/schema/openAPIV3Schema",
+            json!({"type": "object", "properties": {"spec": {}}}),
+            "spec.versions[0].schema.openAPIV3Schema.properties[spec].type",
+        ),
+        (
+            "/spec/versions/0/additionalPrinterColumns/0/jsonPath",
+            json!("{.spec"),
+            "spec.versions[0].additionalPrinterColumns[0].jsonPath",
+        ),
+        (
+            "/spec/versions/0/subresources/scale/specReplicasPath",
+            json!("spec.replicas"),
+            "spec.versions[0].subresources.scale.specReplicasPath",
+        ),
     ] {
         let mut bad = definition();
         *bad.pointer_mut(pointer).expect("there") = value;
@@ -91,25 +119,34 @@ async fn bad_definitions_are_refused_with_the_field() {
 async fn objects_are_pruned_defaulted_and_validated() {
     let lab = Lab::start().await;
     lab.post(CRDS, &definition()).await.expect(201);
-    let made = lab.post(WIDGETS, &widget("a", json!({"replicas": 3, "bogus": 1, "any": {"kept": true}}))).await.expect(201);
+    let made =
+        lab.post(WIDGETS, &widget("a", json!({"replicas": 3, "bogus": 1, "any": {"kept": true}}))).await.expect(201);
     assert_eq!(made["spec"], json!({"replicas": 3, "color": "red", "any": {"kept": true}}));
     assert_eq!(made["metadata"]["generation"], 1);
     let status = lab.post(WIDGETS, &widget("b", json!({"replicas": 11}))).await.fails(422, "Invalid");
     assert_eq!(status["details"]["causes"][0]["field"], "spec.replicas");
     assert_eq!(status["details"]["kind"], "Widget");
-    assert!(status["message"].as_str().expect("text").contains("spec.replicas in body should be less than or equal to 10"), "{status}");
+    assert!(
+        status["message"].as_str().expect("text").contains("spec.replicas in body should be less than or equal to 10"),
+        "{status}"
+    );
     let status = lab.post(WIDGETS, &widget("b", json!({"replicas": 1, "color": "pink"}))).await.fails(422, "Invalid");
     assert_eq!(status["details"]["causes"][0]["reason"], "FieldValueNotSupported");
     lab.post(WIDGETS, &widget("b", json!({}))).await.fails(422, "Invalid");
     lab.post(WIDGETS, &widget("b", json!({"replicas": "x"}))).await.fails(422, "Invalid");
     lab.post(WIDGETS, &json!({"metadata": {"name": "b"}, "spec": {"replicas": 1}})).await.fails(400, "BadRequest");
-    lab.patch(&format!("{WIDGETS}/a"), STRATEGIC, &json!({"spec": {"replicas": 1}})).await.fails(415, "UnsupportedMediaType");
+    lab.patch(&format!("{WIDGETS}/a"), STRATEGIC, &json!({"spec": {"replicas": 1}}))
+        .await
+        .fails(415, "UnsupportedMediaType");
     let mut replaced = made.clone();
     replaced["metadata"].as_object_mut().expect("metadata").remove("resourceVersion");
     lab.put(&format!("{WIDGETS}/a"), &replaced).await.fails(422, "Invalid");
     let found = lab.get(&format!("{WIDGETS}?fieldSelector=spec.color%3Dred")).await.expect(200);
     assert_eq!(found["items"].as_array().expect("items").len(), 1);
-    let status = lab.post(&format!("{WIDGETS}?fieldValidation=Strict"), &widget("c", json!({"replicas": 1, "bogus": 1}))).await.fails(400, "BadRequest");
+    let status = lab
+        .post(&format!("{WIDGETS}?fieldValidation=Strict"), &widget("c", json!({"replicas": 1, "bogus": 1})))
+        .await
+        .fails(400, "BadRequest");
     assert!(status["message"].as_str().expect("text").contains("spec.bogus"));
 }
 
@@ -130,7 +167,10 @@ async fn status_and_scale_are_subresources() {
     assert!(written["metadata"].get("labels").is_none());
     assert_eq!(written["metadata"]["generation"], 1);
     let scale = lab.get(&format!("{path}/scale")).await.expect(200);
-    assert_eq!((&scale["spec"], &scale["status"]), (&json!({"replicas": 3}), &json!({"replicas": 2, "selector": "a=b"})));
+    assert_eq!(
+        (&scale["spec"], &scale["status"]),
+        (&json!({"replicas": 3}), &json!({"replicas": 2, "selector": "a=b"}))
+    );
     let mut wanted = scale.clone();
     wanted["spec"]["replicas"] = json!(4);
     lab.put(&format!("{path}/scale"), &wanted).await.expect(200);
@@ -186,9 +226,16 @@ async fn taken_names_are_not_accepted() {
     lab.post(CRDS, &definition()).await.expect(201);
     let mut other = definition();
     other["metadata"]["name"] = json!("gadgets.example.com");
-    other["spec"]["names"] = json!({"plural": "gadgets", "kind": "Widget", "listKind": "GadgetList", "singular": "gadget"});
+    other["spec"]["names"] =
+        json!({"plural": "gadgets", "kind": "Widget", "listKind": "GadgetList", "singular": "gadget"});
     let crd = lab.post(CRDS, &other).await.expect(201);
-    let accepted = crd["status"]["conditions"].as_array().expect("conditions").iter().find(|entry| entry["type"] == "NamesAccepted").expect("set").clone();
+    let accepted = crd["status"]["conditions"]
+        .as_array()
+        .expect("conditions")
+        .iter()
+        .find(|entry| entry["type"] == "NamesAccepted")
+        .expect("set")
+        .clone();
     assert_eq!(accepted["status"], "False");
     assert_eq!(lab.get("/apis/example.com/v1/namespaces/default/gadgets").await.code, 404);
 }

@@ -39,14 +39,19 @@ async fn refusals_have_the_codes_reasons_and_details_that_clients_test() {
     assert_eq!(status["details"]["group"], "apps");
 
     lab.post(CM, &json!({"metadata": {"name": "a"}})).await.fails(409, "AlreadyExists");
-    let status = lab.post("/api/v1/namespaces/nowhere/configmaps", &json!({"metadata": {"name": "a"}})).await.fails(404, "NotFound");
+    let status = lab
+        .post("/api/v1/namespaces/nowhere/configmaps", &json!({"metadata": {"name": "a"}}))
+        .await
+        .fails(404, "NotFound");
     assert_eq!(status["details"]["kind"], "namespaces");
     lab.post(CM, &json!({"metadata": {"name": "b", "resourceVersion": "5"}})).await.fails(400, "BadRequest");
     let status = lab.post(CM, &json!({"data": {}})).await.fails(422, "Invalid");
     assert_eq!(status["details"]["causes"][0]["field"], "metadata.name");
     assert_eq!(status["details"]["kind"], "ConfigMap");
     lab.post(CM, &json!({"metadata": {"name": "b", "namespace": "kube-system"}})).await.fails(400, "BadRequest");
-    lab.post(CM, &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "b"}})).await.fails(400, "BadRequest");
+    lab.post(CM, &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "b"}}))
+        .await
+        .fails(400, "BadRequest");
     lab.post(CM, &json!({"metadata": {"name": "b"}, "data": "text"})).await.fails(400, "BadRequest");
     lab.post(CM, &json!([])).await.fails(400, "BadRequest");
     lab.send("POST", CM, &[("content-type", JSON)], "{").await.fails(400, "BadRequest");
@@ -86,7 +91,8 @@ async fn replace_checks_revision_and_uid() {
     lab.put(&path, &json!({"metadata": {"name": "a"}, "data": {"k": "3"}})).await.expect(200);
     let drivers = "/apis/storage.k8s.io/v1/csidrivers";
     lab.post(drivers, &json!({"metadata": {"name": "d"}, "spec": {}})).await.expect(201);
-    let status = lab.put(&format!("{drivers}/d"), &json!({"metadata": {"name": "d"}, "spec": {}})).await.fails(422, "Invalid");
+    let status =
+        lab.put(&format!("{drivers}/d"), &json!({"metadata": {"name": "d"}, "spec": {}})).await.fails(422, "Invalid");
     assert_eq!(status["details"]["causes"][0]["field"], "metadata.resourceVersion");
     // Leases come into being by PUT.
     let lease = json!({"metadata": {"name": "l"}, "spec": {"holderIdentity": "me", "leaseDurationSeconds": 15}});
@@ -130,12 +136,24 @@ async fn generation_follows_the_spec() {
     let path = format!("{deployments}/d");
     let generation = |object: Value| object["metadata"]["generation"].as_i64().expect("a number");
     assert_eq!(generation(lab.patch(&path, MERGE, &json!({"metadata": {"labels": {"x": "y"}}})).await.expect(200)), 1);
-    assert_eq!(generation(lab.patch(&path, MERGE, &json!({"metadata": {"annotations": {"x": "y"}}})).await.expect(200)), 2);
+    assert_eq!(
+        generation(lab.patch(&path, MERGE, &json!({"metadata": {"annotations": {"x": "y"}}})).await.expect(200)),
+        2
+    );
     assert_eq!(generation(lab.patch(&path, MERGE, &json!({"spec": {"replicas": 3}})).await.expect(200)), 3);
-    assert_eq!(generation(lab.patch(&format!("{path}/status"), MERGE, &json!({"status": {"replicas": 3}})).await.expect(200)), 3);
+    assert_eq!(
+        generation(lab.patch(&format!("{path}/status"), MERGE, &json!({"status": {"replicas": 3}})).await.expect(200)),
+        3
+    );
     let scale = lab.get(&format!("{path}/scale")).await.expect(200);
-    assert_eq!((&scale["kind"], &scale["spec"]["replicas"], &scale["status"]["selector"]), (&json!("Scale"), &json!(3), &json!("a=b")));
-    assert_eq!(lab.patch(&format!("{path}/scale"), MERGE, &json!({"spec": {"replicas": 5}})).await.expect(200)["spec"]["replicas"], 5);
+    assert_eq!(
+        (&scale["kind"], &scale["spec"]["replicas"], &scale["status"]["selector"]),
+        (&json!("Scale"), &json!(3), &json!("a=b"))
+    );
+    assert_eq!(
+        lab.patch(&format!("{path}/scale"), MERGE, &json!({"spec": {"replicas": 5}})).await.expect(200)["spec"]["replicas"],
+        5
+    );
     assert_eq!(generation(lab.get(&path).await.expect(200)), 4);
     lab.patch(&format!("{path}/scale"), MERGE, &json!({"spec": {"replicas": -1}})).await.fails(422, "Invalid");
 }
@@ -144,7 +162,10 @@ async fn generation_follows_the_spec() {
 async fn status_and_spec_are_written_apart() {
     let lab = Lab::start().await;
     let pods = "/api/v1/namespaces/default/pods";
-    let pod = lab.post(pods, &json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}})).await.expect(201);
+    let pod = lab
+        .post(pods, &json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}))
+        .await
+        .expect(201);
     let mut wanted = pod.clone();
     wanted["status"]["phase"] = json!("Running");
     wanted["metadata"]["labels"] = json!({"x": "y"});
@@ -154,7 +175,10 @@ async fn status_and_spec_are_written_apart() {
     wanted["status"]["phase"] = json!("Running");
     wanted["spec"]["containers"][0]["image"] = json!("other");
     let status = lab.put(&format!("{pods}/p/status"), &wanted).await.expect(200);
-    assert_eq!((&status["status"]["phase"], &status["spec"]["containers"][0]["image"]), (&json!("Running"), &json!("i")));
+    assert_eq!(
+        (&status["status"]["phase"], &status["spec"]["containers"][0]["image"]),
+        (&json!("Running"), &json!("i"))
+    );
 }
 
 #[tokio::test]
@@ -162,7 +186,9 @@ async fn patches_that_cannot_be_applied_say_so() {
     let lab = Lab::start().await;
     lab.config_map("a", "1").await;
     let path = format!("{CM}/a");
-    lab.patch(&path, JSON_PATCH, &json!([{"op": "test", "path": "/data/k", "value": "no"}])).await.fails(422, "Invalid");
+    lab.patch(&path, JSON_PATCH, &json!([{"op": "test", "path": "/data/k", "value": "no"}]))
+        .await
+        .fails(422, "Invalid");
     lab.patch(&path, JSON_PATCH, &json!([{"op": "remove", "path": "/data/none"}])).await.fails(422, "Invalid");
     lab.patch(&path, JSON_PATCH, &json!({"op": "remove"})).await.fails(400, "BadRequest");
     lab.patch(&path, MERGE, &json!({"metadata": {"resourceVersion": "1"}})).await.fails(409, "Conflict");
@@ -173,9 +199,16 @@ async fn patches_that_cannot_be_applied_say_so() {
     let merged = lab.patch(&path, MERGE, &json!({"data": {"k": null, "n": "1"}})).await.expect(200);
     assert_eq!(merged["data"], json!({"n": "1"}));
     let pods = "/api/v1/namespaces/default/pods";
-    lab.post(pods, &json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}})).await.expect(201);
-    lab.patch(&format!("{pods}/p"), STRATEGIC, &json!({"spec": {"containers": [{"image": "x"}]}})).await.fails(400, "BadRequest");
-    let patched = lab.patch(&format!("{pods}/p"), STRATEGIC, &json!({"spec": {"containers": [{"name": "c", "image": "x"}]}})).await.expect(200);
+    lab.post(pods, &json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}))
+        .await
+        .expect(201);
+    lab.patch(&format!("{pods}/p"), STRATEGIC, &json!({"spec": {"containers": [{"image": "x"}]}}))
+        .await
+        .fails(400, "BadRequest");
+    let patched = lab
+        .patch(&format!("{pods}/p"), STRATEGIC, &json!({"spec": {"containers": [{"name": "c", "image": "x"}]}}))
+        .await
+        .expect(200);
     assert_eq!(patched["spec"]["containers"][0]["image"], "x");
     assert_eq!(patched["spec"]["containers"][0]["terminationMessagePath"], "/dev/termination-log");
 }
@@ -232,22 +265,37 @@ async fn generated_names_are_short_and_unique() {
 async fn immutable_fields_and_rules_of_the_storage_kinds_hold() {
     let lab = Lab::start().await;
     let storage = "/apis/storage.k8s.io/v1";
-    let class = lab.post(&format!("{storage}/storageclasses"), &json!({"metadata": {"name": "s"}, "provisioner": "x.io"})).await.expect(201);
+    let class = lab
+        .post(&format!("{storage}/storageclasses"), &json!({"metadata": {"name": "s"}, "provisioner": "x.io"}))
+        .await
+        .expect(201);
     assert_eq!((&class["reclaimPolicy"], &class["volumeBindingMode"]), (&json!("Delete"), &json!("Immediate")));
-    let status = lab.patch(&format!("{storage}/storageclasses/s"), MERGE, &json!({"provisioner": "y.io"})).await.fails(422, "Invalid");
+    let status = lab
+        .patch(&format!("{storage}/storageclasses/s"), MERGE, &json!({"provisioner": "y.io"}))
+        .await
+        .fails(422, "Invalid");
     assert_eq!(status["details"]["causes"][0]["field"], "provisioner");
     lab.patch(&format!("{storage}/storageclasses/s"), MERGE, &json!({"allowVolumeExpansion": true})).await.expect(200);
 
-    let driver = lab.post(&format!("{storage}/csidrivers"), &json!({"metadata": {"name": "d"}, "spec": {}})).await.expect(201);
+    let driver =
+        lab.post(&format!("{storage}/csidrivers"), &json!({"metadata": {"name": "d"}, "spec": {}})).await.expect(201);
     assert_eq!(driver["spec"]["attachRequired"], true);
     assert_eq!(driver["spec"]["volumeLifecycleModes"], json!(["Persistent"]));
-    lab.patch(&format!("{storage}/csidrivers/d"), MERGE, &json!({"spec": {"attachRequired": false}})).await.fails(422, "Invalid");
-    // The one kind that a sidecar creates empty to see whether it may.
-    let status = lab.post(&format!("{storage}/namespaces/default/csistoragecapacities"), &json!({"metadata": {"name": "x"}})).await.fails(422, "Invalid");
-    assert_eq!(status["details"]["causes"][0]["field"], "storageClassName");
-    lab.post(&format!("{storage}/volumeattachments"), &json!({"metadata": {"name": "x"}, "spec": {"attacher": "a", "nodeName": "n", "source": {}}}))
+    lab.patch(&format!("{storage}/csidrivers/d"), MERGE, &json!({"spec": {"attachRequired": false}}))
         .await
         .fails(422, "Invalid");
+    // The one kind that a sidecar creates empty to see whether it may.
+    let status = lab
+        .post(&format!("{storage}/namespaces/default/csistoragecapacities"), &json!({"metadata": {"name": "x"}}))
+        .await
+        .fails(422, "Invalid");
+    assert_eq!(status["details"]["causes"][0]["field"], "storageClassName");
+    lab.post(
+        &format!("{storage}/volumeattachments"),
+        &json!({"metadata": {"name": "x"}, "spec": {"attacher": "a", "nodeName": "n", "source": {}}}),
+    )
+    .await
+    .fails(422, "Invalid");
 
     let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
     let claim = |size: &str| json!({"metadata": {"name": "c"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}});
@@ -261,10 +309,18 @@ async fn immutable_fields_and_rules_of_the_storage_kinds_hold() {
     lab.patch(&path, MERGE, &json!({"spec": {"volumeName": "w"}})).await.fails(422, "Invalid");
     lab.patch(&format!("{path}/status"), MERGE, &json!({"status": {"phase": "Bound"}})).await.expect(200);
     // Growing needs a class that allows it.
-    lab.patch(&path, MERGE, &json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}})).await.fails(403, "Forbidden");
+    lab.patch(&path, MERGE, &json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}}))
+        .await
+        .fails(403, "Forbidden");
     for (claim, field) in [
-        (json!({"metadata": {"name": "x"}, "spec": {"resources": {"requests": {"storage": "1Gi"}}}}), "spec.accessModes"),
-        (json!({"metadata": {"name": "x"}, "spec": {"accessModes": ["Foo"], "resources": {"requests": {"storage": "1Gi"}}}}), "spec.accessModes"),
+        (
+            json!({"metadata": {"name": "x"}, "spec": {"resources": {"requests": {"storage": "1Gi"}}}}),
+            "spec.accessModes",
+        ),
+        (
+            json!({"metadata": {"name": "x"}, "spec": {"accessModes": ["Foo"], "resources": {"requests": {"storage": "1Gi"}}}}),
+            "spec.accessModes",
+        ),
         (claim("0").clone(), "spec.resources[storage]"),
         (json!({"metadata": {"name": "x"}, "spec": {"accessModes": ["ReadWriteOnce"]}}), "spec.resources[storage]"),
     ] {
@@ -274,9 +330,13 @@ async fn immutable_fields_and_rules_of_the_storage_kinds_hold() {
         assert_eq!(status["details"]["causes"][0]["field"], field, "{status}");
     }
 
-    lab.patch(&format!("{storage}/storageclasses/s"), MERGE, &json!({"metadata": {"annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}}))
-        .await
-        .expect(200);
+    lab.patch(
+        &format!("{storage}/storageclasses/s"),
+        MERGE,
+        &json!({"metadata": {"annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}}),
+    )
+    .await
+    .expect(200);
     let mut second = claim("1Gi");
     second["metadata"]["name"] = json!("c2");
     let made = lab.post(claims, &second).await.expect(201);
@@ -287,7 +347,10 @@ async fn immutable_fields_and_rules_of_the_storage_kinds_hold() {
     let made = lab.post(volumes, &volume).await.expect(201);
     assert_eq!(made["metadata"]["finalizers"], json!(["kubernetes.io/pv-protection"]));
     assert_eq!(made["spec"]["persistentVolumeReclaimPolicy"], "Retain");
-    let status = lab.patch(&format!("{volumes}/v"), MERGE, &json!({"spec": {"csi": {"volumeHandle": "other"}}})).await.fails(422, "Invalid");
+    let status = lab
+        .patch(&format!("{volumes}/v"), MERGE, &json!({"spec": {"csi": {"volumeHandle": "other"}}}))
+        .await
+        .fails(422, "Invalid");
     assert_eq!(status["details"]["causes"][0]["reason"], "FieldValueForbidden");
     let mut bad = volume.clone();
     bad["metadata"]["name"] = json!("w");
@@ -300,7 +363,10 @@ async fn immutable_fields_and_rules_of_the_storage_kinds_hold() {
 async fn secrets_services_and_events_get_what_their_kinds_need() {
     let lab = Lab::start().await;
     let secret = lab
-        .post("/api/v1/namespaces/default/secrets", &json!({"metadata": {"name": "s"}, "stringData": {"a": "text"}, "data": {"b": "eA=="}}))
+        .post(
+            "/api/v1/namespaces/default/secrets",
+            &json!({"metadata": {"name": "s"}, "stringData": {"a": "text"}, "data": {"b": "eA=="}}),
+        )
         .await
         .expect(201);
     assert_eq!((&secret["type"], &secret["data"]), (&json!("Opaque"), &json!({"a": "dGV4dA==", "b": "eA=="})));
@@ -309,18 +375,30 @@ async fn secrets_services_and_events_get_what_their_kinds_need() {
     let services = "/api/v1/namespaces/default/services";
     let own = lab.get(&format!("{services}/kubernetes")).await.expect(200);
     assert_eq!(own["spec"]["clusterIP"], "10.96.0.1");
-    let service = lab.post(services, &json!({"metadata": {"name": "web"}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}})).await.expect(201);
+    let service = lab
+        .post(services, &json!({"metadata": {"name": "web"}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}}))
+        .await
+        .expect(201);
     assert!(service["spec"]["clusterIP"].as_str().expect("address").starts_with("10."), "{service}");
     let port = service["spec"]["ports"][0]["nodePort"].as_i64().expect("a port");
     assert!((30000..=32767).contains(&port));
     assert_eq!(service["spec"]["ports"][0]["targetPort"], 80);
     let again = lab
-        .post(services, &json!({"metadata": {"name": "web2"}, "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}}))
+        .post(
+            services,
+            &json!({"metadata": {"name": "web2"}, "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}}),
+        )
         .await
         .fails(422, "Invalid");
     assert_eq!(again["details"]["causes"][0]["field"], "spec.clusterIPs");
     // An update that does not mention the address keeps it.
-    let put = lab.put(&format!("{services}/web"), &json!({"metadata": {"name": "web"}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}})).await.expect(200);
+    let put = lab
+        .put(
+            &format!("{services}/web"),
+            &json!({"metadata": {"name": "web"}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}}),
+        )
+        .await
+        .expect(200);
     assert_eq!(put["spec"]["clusterIP"], service["spec"]["clusterIP"]);
     assert_eq!(put["spec"]["ports"][0]["nodePort"], port);
 
@@ -330,9 +408,15 @@ async fn secrets_services_and_events_get_what_their_kinds_need() {
     });
     lab.post("/api/v1/namespaces/default/events", &event).await.expect(201);
     let view = lab.get("/apis/events.k8s.io/v1/namespaces/default/events/e").await.expect(200);
-    assert_eq!((&view["note"], &view["regarding"]["name"], &view["deprecatedCount"]), (&json!("text"), &json!("p"), &json!(1)));
+    assert_eq!(
+        (&view["note"], &view["regarding"]["name"], &view["deprecatedCount"]),
+        (&json!("text"), &json!("p"), &json!(1))
+    );
     assert_eq!(view["apiVersion"], "events.k8s.io/v1");
-    let found = lab.get("/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dp,source%3Dme").await.expect(200);
+    let found = lab
+        .get("/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Dp,source%3Dme")
+        .await
+        .expect(200);
     assert_eq!(found["items"].as_array().expect("items").len(), 1);
     let mut misplaced = event.clone();
     misplaced["involvedObject"]["namespace"] = json!("elsewhere");

@@ -24,10 +24,18 @@ async fn finalizers_hold_an_object_until_the_last_is_removed() {
     assert_eq!(held["metadata"]["deletionGracePeriodSeconds"], 0);
     assert_eq!(lab.delete(&path).await.expect(200), held, "a second deletion changes nothing");
     lab.post(CM, &json!({"metadata": {"name": "a"}})).await.fails(409, "AlreadyExists");
-    let status = lab.patch(&path, MERGE, &json!({"metadata": {"finalizers": ["example.com/x", "example.com/y"]}})).await.fails(422, "Invalid");
+    let status = lab
+        .patch(&path, MERGE, &json!({"metadata": {"finalizers": ["example.com/x", "example.com/y"]}}))
+        .await
+        .fails(422, "Invalid");
     assert_eq!(status["details"]["causes"][0]["field"], "metadata.finalizers");
     lab.patch(&path, MERGE, &json!({"data": {"k": "v"}})).await.expect(200);
-    let mut events = lab.watch(&format!("{CM}?watch=true&resourceVersion={}", held["metadata"]["resourceVersion"].as_str().expect("text"))).await;
+    let mut events = lab
+        .watch(&format!(
+            "{CM}?watch=true&resourceVersion={}",
+            held["metadata"]["resourceVersion"].as_str().expect("text")
+        ))
+        .await;
     let last = lab.patch(&path, MERGE, &json!({"metadata": {"finalizers": null}})).await.expect(200);
     assert_eq!(last["data"]["k"], "v");
     lab.get(&path).await.fails(404, "NotFound");
@@ -43,9 +51,16 @@ async fn preconditions_and_options_are_checked() {
     lab.delete_with(&path, &json!({"preconditions": {"uid": "other"}})).await.fails(409, "Conflict");
     lab.delete_with(&path, &json!({"preconditions": {"resourceVersion": "1"}})).await.fails(409, "Conflict");
     lab.delete_with(&path, &json!({"propagationPolicy": "Sideways"})).await.fails(422, "Invalid");
-    lab.delete_with(&path, &json!({"propagationPolicy": "Orphan", "orphanDependents": true})).await.fails(422, "Invalid");
+    lab.delete_with(&path, &json!({"propagationPolicy": "Orphan", "orphanDependents": true}))
+        .await
+        .fails(422, "Invalid");
     lab.delete_with(&path, &json!({"kind": "Pod"})).await.fails(400, "BadRequest");
-    lab.delete_with(&path, &json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": object["metadata"]["uid"]}})).await.expect(200);
+    lab.delete_with(
+        &path,
+        &json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": object["metadata"]["uid"]}}),
+    )
+    .await
+    .expect(200);
 
     lab.config_map("b", "1").await;
     let orphaning = lab.delete_with(&format!("{CM}/b"), &json!({"propagationPolicy": "Orphan"})).await.expect(200);
@@ -70,16 +85,27 @@ async fn pods_get_grace_that_only_shrinks() {
     lab.post(&format!("{path}/binding"), &binding).await.expect(201);
     lab.post(&format!("{path}/binding"), &binding).await.fails(409, "Conflict");
     let bound = lab.get(&path).await.expect(200);
-    assert_eq!((&bound["spec"]["nodeName"], &bound["status"]["conditions"][0]["type"]), (&json!("n"), &json!("PodScheduled")));
+    assert_eq!(
+        (&bound["spec"]["nodeName"], &bound["status"]["conditions"][0]["type"]),
+        (&json!("n"), &json!("PodScheduled"))
+    );
     assert_eq!(lab.delete(&path).await.expect(200)["metadata"]["deletionGracePeriodSeconds"], 30);
-    assert_eq!(lab.delete(&format!("{path}?gracePeriodSeconds=50")).await.expect(200)["metadata"]["deletionGracePeriodSeconds"], 30);
+    assert_eq!(
+        lab.delete(&format!("{path}?gracePeriodSeconds=50")).await.expect(200)["metadata"]["deletionGracePeriodSeconds"],
+        30
+    );
     let shorter = lab.delete_with(&path, &json!({"gracePeriodSeconds": 5})).await.expect(200);
     assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
     lab.delete_with(&path, &json!({"gracePeriodSeconds": 0})).await.expect(200);
     lab.get(&path).await.fails(404, "NotFound");
 
     lab.post(pods, &pod("q")).await.expect(201);
-    lab.post(&format!("{pods}/q/eviction"), &json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "q"}})).await.expect(201);
+    lab.post(
+        &format!("{pods}/q/eviction"),
+        &json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "q"}}),
+    )
+    .await
+    .expect(201);
     lab.get(&format!("{pods}/q")).await.fails(404, "NotFound");
 }
 
@@ -94,7 +120,8 @@ async fn namespaces_terminate_step_by_step_and_some_never() {
     assert_eq!(made["metadata"]["labels"], json!({"kubernetes.io/metadata.name": "x"}));
     let terminating = lab.delete("/api/v1/namespaces/x").await.expect(200);
     assert_eq!(terminating["status"]["phase"], "Terminating");
-    let status = lab.post("/api/v1/namespaces/x/configmaps", &json!({"metadata": {"name": "a"}})).await.fails(403, "Forbidden");
+    let status =
+        lab.post("/api/v1/namespaces/x/configmaps", &json!({"metadata": {"name": "a"}})).await.fails(403, "Forbidden");
     assert_eq!(status["details"]["causes"][0]["reason"], "NamespaceTerminating");
     // Only the finalize subresource takes the finalizer away; then the namespace is gone.
     lab.patch("/api/v1/namespaces/x", MERGE, &json!({"spec": {"finalizers": []}})).await.expect(200);

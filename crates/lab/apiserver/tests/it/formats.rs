@@ -31,11 +31,17 @@ async fn legacy_and_aggregated_discovery_tell_the_same() {
         }
     }
     for version in ["v2", "v2beta1"] {
-        let accept = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList,application/json");
+        let accept =
+            format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList,application/json");
         let mut aggregated = Vec::new();
         for path in ["/api", "/apis"] {
             let answer = lab.get_as(path, &accept).await;
-            assert!(answer.headers["content-type"].to_str().expect("text").contains(&format!("v={version};as=APIGroupDiscoveryList")));
+            assert!(
+                answer.headers["content-type"]
+                    .to_str()
+                    .expect("text")
+                    .contains(&format!("v={version};as=APIGroupDiscoveryList"))
+            );
             let document = answer.expect(200);
             for group in document["items"].as_array().expect("items") {
                 let name = group["metadata"]["name"].as_str().unwrap_or_default();
@@ -43,7 +49,11 @@ async fn legacy_and_aggregated_discovery_tell_the_same() {
                     let plural = resource["resource"].as_str().expect("a name");
                     aggregated.push(format!("{name}:{plural}:{}", resource["verbs"]));
                     for sub in resource["subresources"].as_array().into_iter().flatten() {
-                        aggregated.push(format!("{name}:{plural}/{}:{}", sub["subresource"].as_str().expect("a name"), sub["verbs"]));
+                        aggregated.push(format!(
+                            "{name}:{plural}/{}:{}",
+                            sub["subresource"].as_str().expect("a name"),
+                            sub["verbs"]
+                        ));
                     }
                 }
             }
@@ -53,7 +63,9 @@ async fn legacy_and_aggregated_discovery_tell_the_same() {
         assert_eq!(aggregated, legacy);
     }
     // Unknown forms fall through to the plain one.
-    let answer = lab.get_as("/apis", "application/json;g=apidiscovery.k8s.io;v=v3;as=APIGroupDiscoveryList,application/json").await;
+    let answer = lab
+        .get_as("/apis", "application/json;g=apidiscovery.k8s.io;v=v3;as=APIGroupDiscoveryList,application/json")
+        .await;
     assert_eq!(answer.expect(200)["kind"], "APIGroupList");
 }
 
@@ -80,7 +92,14 @@ async fn openapi_documents_have_etags_and_the_parameters_kubectl_looks_for() {
     let core = lab.get("/openapi/v3/api/v1").await.expect(200);
     let patch = &core["paths"]["/api/v1/namespaces/{namespace}/configmaps/{name}"]["patch"];
     assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "ConfigMap");
-    assert!(patch["parameters"].as_array().expect("parameters").iter().any(|parameter| parameter["name"] == "fieldValidation"), "{patch}");
+    assert!(
+        patch["parameters"]
+            .as_array()
+            .expect("parameters")
+            .iter()
+            .any(|parameter| parameter["name"] == "fieldValidation"),
+        "{patch}"
+    );
     assert_eq!(lab.get("/openapi/v3/apis/none/v1").await.code, 404);
 }
 
@@ -109,7 +128,12 @@ async fn tables_lists_and_watches_carry_columns_rows_and_metadata() {
     lab.config_map("a", "1").await;
     let table = lab.get_as(CM, TABLE).await.expect(200);
     assert_eq!(table["apiVersion"], "meta.k8s.io/v1");
-    let columns: Vec<&str> = table["columnDefinitions"].as_array().expect("columns").iter().map(|column| column["name"].as_str().expect("a name")).collect();
+    let columns: Vec<&str> = table["columnDefinitions"]
+        .as_array()
+        .expect("columns")
+        .iter()
+        .map(|column| column["name"].as_str().expect("a name"))
+        .collect();
     assert_eq!(columns, ["Name", "Data", "Age"]);
     assert_eq!(table["rows"][0]["cells"][0], "a");
     assert_eq!(table["rows"][0]["cells"][1], 1);
@@ -170,7 +194,10 @@ async fn yaml_and_protobuf_bodies() {
     let type_meta = [field(1, b"coordination.k8s.io/v1"), field(2, b"Lease")].concat();
     let unknown = [field(1, &type_meta), field(2, &[metadata, spec].concat())].concat();
     let body = [b"k8s\0".to_vec(), unknown].concat();
-    let headers = [("content-type", "application/vnd.kubernetes.protobuf"), ("accept", "application/vnd.kubernetes.protobuf,application/json")];
+    let headers = [
+        ("content-type", "application/vnd.kubernetes.protobuf"),
+        ("accept", "application/vnd.kubernetes.protobuf,application/json"),
+    ];
     let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
     let lease = lab.send("POST", leases, &headers, body).await.expect(201);
     assert_eq!(lease["spec"], json!({"holderIdentity": "me", "leaseDurationSeconds": 15}));

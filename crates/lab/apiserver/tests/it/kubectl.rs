@@ -55,8 +55,14 @@ async fn config_maps_through_their_life() {
     assert_eq!(ok!(lab, "", "annotate", "cm", "a", "n=m"), "configmap/a annotated\n");
     assert_eq!(ok!(lab, "", "patch", "cm", "a", "-p", r#"{"data":{"q":"1"}}"#), "configmap/a patched\n");
     ok!(lab, "", "patch", "cm", "a", "--type", "json", "-p", r#"[{"op":"add","path":"/data/z","value":"2"}]"#);
-    assert_eq!(ok!(lab, "", "get", "cm", "a", "-o", "jsonpath={.data}{.metadata.labels}"), r#"{"k":"v","q":"1","z":"2"}{"x":"y"}"#);
-    assert_eq!(ok!(lab, "", "wait", "--for=jsonpath={.data.z}=2", "cm/a", "--timeout=5s"), "configmap/a condition met\n");
+    assert_eq!(
+        ok!(lab, "", "get", "cm", "a", "-o", "jsonpath={.data}{.metadata.labels}"),
+        r#"{"k":"v","q":"1","z":"2"}{"x":"y"}"#
+    );
+    assert_eq!(
+        ok!(lab, "", "wait", "--for=jsonpath={.data.z}=2", "cm/a", "--timeout=5s"),
+        "configmap/a condition met\n"
+    );
     assert!(ok!(lab, "", "describe", "cm", "a").contains("z:\n----\n2\n"));
     assert!(ok!(lab, "", "get", "cm", "-A", "--show-labels").contains("x=y"));
     assert_eq!(ok!(lab, "", "delete", "cm", "a"), "configmap \"a\" deleted\n");
@@ -73,12 +79,23 @@ async fn apply_creates_changes_and_removes_in_both_ways() {
     assert_eq!(ok!(lab, &with("{k: w}"), "apply", "-f", "-"), "configmap/a configured\n");
     assert_eq!(ok!(lab, "", "get", "cm", "a", "-o", "jsonpath={.data}"), r#"{"k":"w"}"#);
     // The same manager takes over on the server's side, and other managers are told of conflicts.
-    assert_eq!(ok!(lab, &with("{k: w, m: '1'}"), "apply", "--server-side", "-f", "-"), "configmap/a serverside-applied\n");
-    let Some(conflict) = lab.kubectl(&["apply", "--server-side", "--field-manager=other", "-f", "-"], &with("{k: x}")).await else { return };
+    assert_eq!(
+        ok!(lab, &with("{k: w, m: '1'}"), "apply", "--server-side", "-f", "-"),
+        "configmap/a serverside-applied\n"
+    );
+    let Some(conflict) =
+        lab.kubectl(&["apply", "--server-side", "--field-manager=other", "-f", "-"], &with("{k: x}")).await
+    else {
+        return;
+    };
     assert!(!conflict.success && conflict.err.contains("conflict"), "{}{}", conflict.out, conflict.err);
     ok!(lab, &with("{k: x}"), "apply", "--server-side", "--field-manager=other", "--force-conflicts", "-f", "-");
     assert_eq!(ok!(lab, "", "get", "cm", "a", "-o", "jsonpath={.data}"), r#"{"k":"x","m":"1"}"#);
-    let Some(bad) = lab.kubectl(&["apply", "-f", "-"], "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\nbogus: 1\n").await else { return };
+    let Some(bad) =
+        lab.kubectl(&["apply", "-f", "-"], "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\nbogus: 1\n").await
+    else {
+        return;
+    };
     assert!(!bad.success && bad.err.contains("unknown field \"bogus\""), "{}{}", bad.out, bad.err);
 }
 
@@ -87,14 +104,22 @@ async fn storage_objects_show_the_columns_people_know() {
     let lab = Lab::start().await;
     ok!(lab, OBJECTS, "apply", "-f", "-");
     let classes = ok!(lab, "", "get", "sc");
-    assert!(classes.contains("standard (default)   hostpath.csi.k8s.io   Delete          Immediate           false"), "{classes}");
+    assert!(
+        classes.contains("standard (default)   hostpath.csi.k8s.io   Delete          Immediate           false"),
+        "{classes}"
+    );
     let claims = ok!(lab, "", "get", "pvc");
-    assert!(claims.lines().nth(1).expect("a row").split_whitespace().take(3).eq(["claim", "Pending", "standard"]), "{claims}");
+    assert!(
+        claims.lines().nth(1).expect("a row").split_whitespace().take(3).eq(["claim", "Pending", "standard"]),
+        "{claims}"
+    );
     let drivers = ok!(lab, "", "get", "csidrivers");
     assert!(drivers.contains("true             true             false             <unset>         false               Persistent,Ephemeral"), "{drivers}");
     let volumes = ok!(lab, "", "get", "pv", "-o", "wide");
     assert!(volumes.contains("1Gi        RWO            Retain"), "{volumes}");
-    for arguments in [["describe", "pvc"], ["describe", "pv"], ["describe", "sc"], ["describe", "csidriver"], ["describe", "ns"]] {
+    for arguments in
+        [["describe", "pvc"], ["describe", "pv"], ["describe", "sc"], ["describe", "csidriver"], ["describe", "ns"]]
+    {
         ok!(lab, "", arguments[0], arguments[1]);
     }
     ok!(lab, "", "get", "all", "-A");
@@ -117,7 +142,7 @@ async fn custom_kinds_are_like_built_in_ones() {
     ok!(lab, "", "scale", "widget/a", "--replicas=5");
     assert_eq!(ok!(lab, "", "get", "widget", "a", "-o", "jsonpath={.spec.replicas}"), "5");
     assert!(ok!(lab, "", "explain", "widget.spec").contains("replicas"));
-    let Some(bad) = lab.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &widget.replace('3', "30")).await else { return };
+    let Some(bad) = lab.kubectl(&["apply", "-f", "-"], &widget.replace('3', "30")).await else { return };
     assert!(bad.err.contains("spec.replicas: Invalid value: 30"), "{}", bad.err);
     ok!(lab, "", "delete", "crd", "widgets.example.com");
 }
@@ -132,7 +157,10 @@ async fn get_w_prints_changes_as_they_come() {
     };
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     let mut next = async || {
-        let line = tokio::time::timeout(Duration::from_secs(20), lines.next_line()).await.expect("a line in time").expect("output");
+        let line = tokio::time::timeout(Duration::from_secs(20), lines.next_line())
+            .await
+            .expect("a line in time")
+            .expect("output");
         line.expect("a line").split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(next().await, "NAME DATA");

@@ -35,7 +35,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.body))
+        serde_json::from_slice(&self.body).expect("a JSON body")
     }
 
     pub(crate) fn text(&self) -> &str {
@@ -87,14 +87,29 @@ impl Lab {
     }
 
     /// Sends a request as the administrator unless `headers` say otherwise.
-    pub(crate) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
         let response = self.open(method, path, headers, body).await;
         let (parts, body) = response.into_parts();
-        let collected = tokio::time::timeout(Duration::from_secs(20), body.collect()).await.expect("the answer ends").expect("the answer arrives");
+        let collected = tokio::time::timeout(Duration::from_secs(20), body.collect())
+            .await
+            .expect("the answer ends")
+            .expect("the answer arrives");
         Answer { code: parts.status.as_u16(), headers: parts.headers, body: collected.to_bytes() }
     }
 
-    async fn open(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> http::Response<Incoming> {
+    async fn open(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> http::Response<Incoming> {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.server.url()));
         let token = format!("Bearer {}", self.server.admin_token());
         if !headers.iter().any(|(name, _)| *name == "authorization") {
@@ -106,7 +121,10 @@ impl Lab {
         let request = request.body(Full::new(body.into())).expect("request");
         let mut http = self.http.clone();
         http.ready().await.expect("connected");
-        tokio::time::timeout(Duration::from_secs(20), http.send_request(request)).await.expect("an answer in time").expect("an answer")
+        tokio::time::timeout(Duration::from_secs(20), http.send_request(request))
+            .await
+            .expect("an answer in time")
+            .expect("an answer")
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -165,7 +183,10 @@ impl Lab {
         let mut input = child.stdin.take().expect("piped");
         input.write_all(stdin.as_bytes()).await.expect("kubectl reads its input");
         drop(input);
-        let output = tokio::time::timeout(Duration::from_mins(1), child.wait_with_output()).await.expect("kubectl ends").expect("kubectl runs");
+        let output = tokio::time::timeout(Duration::from_mins(1), child.wait_with_output())
+            .await
+            .expect("kubectl ends")
+            .expect("kubectl runs");
         Some(Output {
             success: output.status.success(),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -213,7 +234,8 @@ async fn connect(server: &Server) -> SendRequest<Full<Bytes>> {
     let name = ServerName::try_from("localhost").expect("name");
     let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.expect("trusted");
     assert_eq!(tls.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-    let (http, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.expect("HTTP/2");
+    let (http, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.expect("HTTP/2");
     tokio::spawn(connection);
     http
 }
@@ -233,7 +255,8 @@ impl Events {
                 self.buffer.advance(1);
                 return Some(serde_json::from_slice(&line).expect("a line of JSON"));
             }
-            let frame = tokio::time::timeout(Duration::from_secs(20), self.body.frame()).await.expect("an event in time")?;
+            let frame =
+                tokio::time::timeout(Duration::from_secs(20), self.body.frame()).await.expect("an event in time")?;
             if let Ok(data) = frame.expect("the stream is whole").into_data() {
                 self.buffer.extend_from_slice(&data);
             }

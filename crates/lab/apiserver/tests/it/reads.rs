@@ -45,7 +45,10 @@ async fn pages_show_one_snapshot_while_others_write() {
     assert_eq!(names(&page), ["c1"]);
     assert!(page["metadata"].get("remainingItemCount").is_none());
     let token = page["metadata"]["continue"].as_str().expect("more");
-    assert_eq!(names(&lab.get(&format!("{CM}?limit=1&labelSelector=x%3Dy&continue={token}")).await.expect(200)), ["c9"]);
+    assert_eq!(
+        names(&lab.get(&format!("{CM}?limit=1&labelSelector=x%3Dy&continue={token}")).await.expect(200)),
+        ["c9"]
+    );
 }
 
 #[tokio::test]
@@ -67,7 +70,10 @@ async fn expired_pages_and_revisions_are_410_with_a_way_on() {
     // A watch answers 200 and says it in the stream.
     let mut events = lab.watch(&format!("{CM}?watch=true&resourceVersion={old}")).await;
     let event = events.next().await.expect("an event");
-    assert_eq!((&event["type"], &event["object"]["code"], &event["object"]["reason"]), (&json!("ERROR"), &json!(410), &json!("Expired")));
+    assert_eq!(
+        (&event["type"], &event["object"]["code"], &event["object"]["reason"]),
+        (&json!("ERROR"), &json!(410), &json!("Expired"))
+    );
     assert!(event["object"]["message"].as_str().expect("text").contains("too old resource version"));
     assert!(events.next().await.is_none());
 }
@@ -80,14 +86,20 @@ async fn the_revision_parameters_mean_what_they_say() {
     let at = revision(&first);
     let exact = lab.get(&format!("{CM}?resourceVersion={at}&resourceVersionMatch=Exact")).await.expect(200);
     assert_eq!((names(&exact), revision(&exact)), (vec!["a".to_owned()], at));
-    assert_eq!(names(&lab.get(&format!("{CM}?resourceVersion={at}&resourceVersionMatch=NotOlderThan")).await.expect(200)), ["a", "b"]);
+    assert_eq!(
+        names(&lab.get(&format!("{CM}?resourceVersion={at}&resourceVersionMatch=NotOlderThan")).await.expect(200)),
+        ["a", "b"]
+    );
     assert_eq!(names(&lab.get(&format!("{CM}?resourceVersion={at}")).await.expect(200)), ["a", "b"]);
     assert_eq!(names(&lab.get(&format!("{CM}?resourceVersion=0&limit=500")).await.expect(200)), ["a", "b"]);
     lab.get(&format!("{CM}?resourceVersion=abc")).await.fails(400, "BadRequest");
     lab.get(&format!("{CM}?resourceVersionMatch=Exact")).await.fails(422, "Invalid");
     lab.get(&format!("{CM}?continue=garbage")).await.fails(400, "BadRequest");
     lab.get(&format!("{CM}?sendInitialEvents=true")).await.fails(422, "Invalid");
-    let status = lab.get(&format!("{CM}?resourceVersion={}&resourceVersionMatch=NotOlderThan", at + 1000)).await.fails(504, "Timeout");
+    let status = lab
+        .get(&format!("{CM}?resourceVersion={}&resourceVersionMatch=NotOlderThan", at + 1000))
+        .await
+        .fails(504, "Timeout");
     assert_eq!(status["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
     assert_eq!(status["details"]["retryAfterSeconds"], 1);
 }
@@ -112,7 +124,9 @@ async fn selectors_select_and_bad_ones_are_refused() {
     ] {
         assert_eq!(names(&lab.get(&format!("{CM}?{query}")).await.expect(200)), expected, "{query}");
     }
-    for query in ["labelSelector=x+in", "labelSelector=a%3Db%3Dc", "fieldSelector=data.k%3Dx", "fieldSelector=metadata.name"] {
+    for query in
+        ["labelSelector=x+in", "labelSelector=a%3Db%3Dc", "fieldSelector=data.k%3Dx", "fieldSelector=metadata.name"]
+    {
         lab.get(&format!("{CM}?{query}")).await.fails(400, "BadRequest");
     }
     let status = lab.get(&format!("{CM}?fieldSelector=data.k%3Dx")).await.json();
@@ -151,11 +165,14 @@ async fn a_watch_continues_a_list_without_gap() {
 #[tokio::test]
 async fn objects_enter_and_leave_a_selection() {
     let lab = Lab::start().await;
-    let first = lab.post(CM, &json!({"metadata": {"name": "a", "labels": {"x": "1"}}, "data": {"k": "1"}})).await.expect(201);
-    let mut events = lab.watch(&format!("{CM}?watch=true&labelSelector=x%3D1&resourceVersion={}", revision(&first))).await;
+    let first =
+        lab.post(CM, &json!({"metadata": {"name": "a", "labels": {"x": "1"}}, "data": {"k": "1"}})).await.expect(201);
+    let mut events =
+        lab.watch(&format!("{CM}?watch=true&labelSelector=x%3D1&resourceVersion={}", revision(&first))).await;
     let path = format!("{CM}/a");
     lab.patch(&path, MERGE, &json!({"data": {"k": "2"}})).await.expect(200);
-    let left = lab.patch(&path, MERGE, &json!({"metadata": {"labels": {"x": "2"}}, "data": {"k": "3"}})).await.expect(200);
+    let left =
+        lab.patch(&path, MERGE, &json!({"metadata": {"labels": {"x": "2"}}, "data": {"k": "3"}})).await.expect(200);
     lab.patch(&path, MERGE, &json!({"data": {"k": "4"}})).await.expect(200);
     lab.patch(&path, MERGE, &json!({"metadata": {"labels": {"x": "1"}}})).await.expect(200);
     lab.delete(&path).await.expect(200);
@@ -174,9 +191,15 @@ async fn bookmarks_initial_events_and_timeouts() {
     let lab = Lab::with(|options| options.config.bookmark_interval = std::time::Duration::from_millis(100)).await;
     lab.config_map("a", "1").await;
     let list = lab.get(CM).await.expect(200);
-    let mut events = lab.watch(&format!("{CM}?watch=true&allowWatchBookmarks=true&timeoutSeconds=2&resourceVersion={}", revision(&list))).await;
+    let mut events = lab
+        .watch(&format!(
+            "{CM}?watch=true&allowWatchBookmarks=true&timeoutSeconds=2&resourceVersion={}",
+            revision(&list)
+        ))
+        .await;
     // Changes elsewhere move the bookmarks of a quiet resource on.
-    let elsewhere = lab.post("/api/v1/namespaces/default/secrets", &json!({"metadata": {"name": "s"}})).await.expect(201);
+    let elsewhere =
+        lab.post("/api/v1/namespaces/default/secrets", &json!({"metadata": {"name": "s"}})).await.expect(201);
     let mut last = 0;
     while let Some(event) = events.next().await {
         assert_eq!((&event["type"], &event["object"]["kind"]), (&json!("BOOKMARK"), &json!("ConfigMap")));
@@ -189,7 +212,10 @@ async fn bookmarks_initial_events_and_timeouts() {
     let mut events = lab.watch(&format!("{CM}?{query}")).await;
     assert_eq!(events.name().await, ("ADDED".to_owned(), "a".to_owned()));
     let bookmark = events.next().await.expect("an event");
-    assert_eq!((&bookmark["type"], &bookmark["object"]["metadata"]["annotations"]), (&json!("BOOKMARK"), &json!({"k8s.io/initial-events-end": "true"})));
+    assert_eq!(
+        (&bookmark["type"], &bookmark["object"]["metadata"]["annotations"]),
+        (&json!("BOOKMARK"), &json!({"k8s.io/initial-events-end": "true"}))
+    );
     lab.config_map("b", "1").await;
     loop {
         let event = events.next().await.expect("an event");
@@ -253,8 +279,12 @@ async fn watchers_see_every_change_once_and_in_order() {
         }
     }
     let list = lab.get(CM).await.expect(200);
-    let listed: BTreeMap<String, u64> =
-        list["items"].as_array().expect("items").iter().map(|item| (item["metadata"]["name"].as_str().expect("a name").to_owned(), revision(item))).collect();
+    let listed: BTreeMap<String, u64> = list["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .map(|item| (item["metadata"]["name"].as_str().expect("a name").to_owned(), revision(item)))
+        .collect();
     assert_eq!(model, listed);
 }
 

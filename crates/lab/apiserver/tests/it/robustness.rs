@@ -22,7 +22,20 @@ async fn nothing_that_a_client_sends_stops_the_server() {
     let lab = Lab::start().await;
     let deep = "[".repeat(10_000);
     let nested = format!("{}{}", "{\"a\":".repeat(2_000), "}".repeat(2_000));
-    let bodies = ["", "null", "0", "\"x\"", "[]", "{}", "{\"metadata\":[]}", "{\"metadata\":{\"name\":{}}}", "{\"metadata\":{\"labels\":[]}}", "\u{0}", &deep, &nested];
+    let bodies = [
+        "",
+        "null",
+        "0",
+        "\"x\"",
+        "[]",
+        "{}",
+        "{\"metadata\":[]}",
+        "{\"metadata\":{\"name\":{}}}",
+        "{\"metadata\":{\"labels\":[]}}",
+        "\u{0}",
+        &deep,
+        &nested,
+    ];
     let paths = [
         CM,
         "/api/v1/namespaces",
@@ -44,17 +57,37 @@ async fn nothing_that_a_client_sends_stops_the_server() {
     }
     lab.config_map("a", "1").await;
     for (content_type, body) in [
-        (MERGE, "null"), (MERGE, "[]"), (MERGE, "{\"metadata\":null}"), (MERGE, "{\"metadata\":1}"), (MERGE, "{\"data\":[1]}"),
-        ("application/json-patch+json", "null"), ("application/json-patch+json", "[{}]"), ("application/json-patch+json", "[{\"op\":\"replace\",\"path\":\"\",\"value\":1}]"),
-        ("application/strategic-merge-patch+json", "[]"), ("application/strategic-merge-patch+json", "{\"$patch\":\"delete\"}"), ("application/strategic-merge-patch+json", "{\"data\":{\"$patch\":5}}"),
-        ("application/apply-patch+yaml", ": :"), ("application/apply-patch+yaml", "[]"), ("application/apply-patch+yaml", "a: *b"),
+        (MERGE, "null"),
+        (MERGE, "[]"),
+        (MERGE, "{\"metadata\":null}"),
+        (MERGE, "{\"metadata\":1}"),
+        (MERGE, "{\"data\":[1]}"),
+        ("application/json-patch+json", "null"),
+        ("application/json-patch+json", "[{}]"),
+        ("application/json-patch+json", "[{\"op\":\"replace\",\"path\":\"\",\"value\":1}]"),
+        ("application/strategic-merge-patch+json", "[]"),
+        ("application/strategic-merge-patch+json", "{\"$patch\":\"delete\"}"),
+        ("application/strategic-merge-patch+json", "{\"data\":{\"$patch\":5}}"),
+        ("application/apply-patch+yaml", ": :"),
+        ("application/apply-patch+yaml", "[]"),
+        ("application/apply-patch+yaml", "a: *b"),
     ] {
-        let answer = lab.send("PATCH", &format!("{CM}/a?fieldManager=m"), &[("content-type", content_type)], body).await;
+        let answer =
+            lab.send("PATCH", &format!("{CM}/a?fieldManager=m"), &[("content-type", content_type)], body).await;
         assert!(answer.code < 500, "PATCH {content_type} {body}: {}", answer.text());
     }
     for path in [
-        "/api/v1/namespaces/default/configmaps/a%2Fb", "/api/v1/namespaces/../configmaps", "//", "/api/v1/%ff", "/apis/%00/v1", "/api/v1/namespaces/default/configmaps?limit=-1",
-        "/api/v1/configmaps?labelSelector=%00", "/api/v1/configmaps?watch=maybe", "/api/v1/configmaps?timeoutSeconds=99999999999999999999", "/openapi/v3/..", "/api/v1/pods?limit=18446744073709551615",
+        "/api/v1/namespaces/default/configmaps/a%2Fb",
+        "/api/v1/namespaces/../configmaps",
+        "//",
+        "/api/v1/%ff",
+        "/apis/%00/v1",
+        "/api/v1/namespaces/default/configmaps?limit=-1",
+        "/api/v1/configmaps?labelSelector=%00",
+        "/api/v1/configmaps?watch=maybe",
+        "/api/v1/configmaps?timeoutSeconds=99999999999999999999",
+        "/openapi/v3/..",
+        "/api/v1/pods?limit=18446744073709551615",
     ] {
         let answer = lab.get(path).await;
         assert!(answer.code < 500, "{path}: {}", answer.text());
@@ -72,7 +105,9 @@ async fn raw_connections_cannot_hurt() {
         stream.shutdown().await.expect("half closed");
         let mut rest = Vec::new();
         // The server hangs up, with a TLS alert or without a word.
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(20), stream.read_to_end(&mut rest)).await.expect("it hangs up");
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(20), stream.read_to_end(&mut rest))
+            .await
+            .expect("it hangs up");
     }
     assert_eq!(lab.get("/readyz").await.text(), "ok");
 }
@@ -93,14 +128,19 @@ async fn a_restart_keeps_objects_keys_and_revisions() {
     assert_eq!((lab.server.admin_token(), lab.server.ca_pem()), (&*token, &*ca));
     assert_eq!(lab.get(&format!("{CM}/a")).await.expect(200), made);
     lab.get("/apis/example.com/v1/namespaces/default/widgets").await.expect(200);
-    let revision = |value: &serde_json::Value| value["metadata"]["resourceVersion"].as_str().expect("text").parse::<u64>().expect("a number");
+    let revision = |value: &serde_json::Value| {
+        value["metadata"]["resourceVersion"].as_str().expect("text").parse::<u64>().expect("a number")
+    };
     let next = lab.config_map("b", "1").await;
     assert!(revision(&next) > revision(&made));
     // A watch goes on where it was before the restart.
     let mut events = lab.watch(&format!("{CM}?watch=true&resourceVersion={}", revision(&made))).await;
     assert_eq!(events.name().await, ("ADDED".to_owned(), "b".to_owned()));
-    let mode = std::os::unix::fs::PermissionsExt::mode(&fs_err::metadata(lab.server.kubeconfig_path()).expect("written").permissions());
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &fs_err::metadata(lab.server.kubeconfig_path()).expect("written").permissions(),
+    );
     assert_eq!(mode & 0o777, 0o600);
-    let second = outrigger_lab_apiserver::Server::start(outrigger_lab_apiserver::ServerOptions::new(lab.dir.path())).await;
+    let second =
+        outrigger_lab_apiserver::Server::start(outrigger_lab_apiserver::ServerOptions::new(lab.dir.path())).await;
     assert!(second.is_err(), "one server a directory");
 }
