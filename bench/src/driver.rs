@@ -47,7 +47,7 @@ async fn measure(endpoint: &str, pids: &[u32], volumes: usize) -> Result<()> {
         let start = Instant::now();
         let listed = list(&client).await?;
         anyhow::ensure!(listed == present, "{listed} volumes are listed, {present} were made");
-        line(&format!("ListVolumes of {present}, all pages"), crate::figures::milliseconds(start.elapsed()), "ms");
+        line(&format!("ListVolumes of {present}, all pages"), figures::milliseconds(start.elapsed()), "ms");
         if !pids.is_empty() {
             line(&format!("resident memory with {present} volumes"), format!("{:.1}", resident(pids)?), "MB");
         }

@@ -27,16 +27,19 @@ pub(crate) async fn run(args: CsiArgs) -> Result<()> {
 
 /// Every RPC under its service, as it is written on the command line.
 fn list() -> Result<()> {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     let mut service = "";
     for rpc in rpc_names() {
         if rpc.service != service {
+            if !service.is_empty() {
+                lines.push(String::new());
+            }
             service = rpc.service;
-            text.push_str(&format!("{}{service}\n", if text.is_empty() { "" } else { "\n" }));
+            lines.push(service.to_owned());
         }
-        text.push_str(&format!("  {}\n", rpc.kebab()));
+        lines.push(format!("  {}", rpc.kebab()));
     }
-    print(text.trim_end())
+    print(&lines.join("\n"))
 }
 
 fn request(args: &CsiArgs) -> Result<String> {

@@ -11,7 +11,7 @@ pub(crate) async fn run(command: StorageCommand) -> Result<()> {
     let shutdown = Shutdown::on_signals().context("cannot listen for signals")?;
     match command {
         StorageCommand::Driver(options) => outrigger_hostpath::run(*options, shutdown).await?,
-        StorageCommand::Controllers(options) => outrigger_sidecars::run(*options, shutdown).await?,
+        StorageCommand::Controllers(options) => Box::pin(outrigger_sidecars::run(*options, shutdown)).await?,
     }
     Ok(())
 }

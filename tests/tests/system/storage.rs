@@ -8,6 +8,8 @@ use outrigger_tests::{Kubectl, Lab, eventually, is_root, project};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Claims that arrive while processes die.
+const CLAIMS: usize = 30;
 
 fn bound(kubectl: &Kubectl<'_>, claim: &str) -> Result<String> {
     eventually(PATIENCE, || {
@@ -102,8 +104,6 @@ fn a_file_survives_kill_9_of_everything() -> Result<()> {
     let target = lab.scratch().join("target");
     fs::create_dir(&staging)?;
     let publish = |lab: &Lab| -> Result<()> {
-        let node = lab.dir();
-        drop(node);
         let attach = json!({ "volume_id": handle, "node_id": node_id(lab)?, "volume_capability": mount_capability() });
         call(lab, "controller-publish-volume", &attach)?;
         let stage = json!({ "volume_id": handle, "staging_target_path": staging, "volume_capability": mount_capability() });
@@ -150,7 +150,6 @@ fn claims_are_provisioned_through_crashes() -> Result<()> {
     if !is_root("claims_are_provisioned_through_crashes") {
         return Ok(());
     }
-    const CLAIMS: usize = 30;
     let lab = Lab::start()?;
     let kubectl = lab.kubectl();
     let template = fs::read_to_string(project().join("examples/book/example-pvc.yaml"))?;

@@ -22,7 +22,7 @@ pub use error::Error;
 use objects::CsiRegistration;
 
 /// The kubelet's limit for calls to a driver.
-const CSI_DEADLINE: Duration = Duration::from_secs(120);
+const CSI_DEADLINE: Duration = Duration::from_mins(2);
 /// The kubelet renews its lease that often.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Writers of the same object are few; more lost races than this are a fault.

@@ -194,7 +194,7 @@ async fn reset(args: &LabReset) -> Result<Outcome> {
     let known = ["lab.json", "lab.json.new", "kubeconfig", "pki", "store", "plugins", "csi-data", "logs"];
     let foreign: Vec<String> = fs_err::read_dir(root)?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| !known.contains(&name.as_str()) && !(name.starts_with('.') && name.ends_with(".notify")))
+        .filter(|name| !(known.contains(&name.as_str()) || name.starts_with('.') && name.ends_with(".notify")))
         .collect();
     if !foreign.is_empty() {
         bail!("{} holds things that are not the lab's ({}); nothing was deleted", root.display(), foreign.join(", "));
@@ -220,12 +220,8 @@ fn summary(layout: &Layout, record: &Record) -> String {
     for child in &record.children {
         let state = if child.process.is_alive() { "runs" } else { "is down" };
         let restarts = if child.restarts == 0 { String::new() } else { format!(", restarted {} times", child.restarts) };
-        text.push_str(&format!(
-            "\n  {:<11} {state} (pid {}{restarts}), log {}",
-            child.name,
-            child.process.pid,
-            layout.log(&child.name).display()
-        ));
+        let log = layout.log(&child.name);
+        text += &format!("\n  {:<11} {state} (pid {}{restarts}), log {}", child.name, child.process.pid, log.display());
     }
     text
 }
