@@ -103,6 +103,11 @@ impl csi::CreateDeleteVolume for HostPath {
             )));
         }
         if let Some(volume) = store.by_name(&request.name) {
+            // Whoever is deleting the volume at this moment must not make this answer untrue.
+            let held = store.hold(volume.id).filter(|_| store.get(volume.id).is_some());
+            let _hold = held.ok_or_else(|| {
+                Error::aborted(format!("another call is changing volume {} at this moment: try again later", volume.id))
+            })?;
             provision::compatible(&volume, &plan, request.capacity_range.as_ref())?;
             return Ok(describe(&volume, config));
         }

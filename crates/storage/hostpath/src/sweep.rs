@@ -313,3 +313,14 @@ async fn volumes_of_the_original_driver_are_not_overlooked() {
     fs_err::write(&record, r#"{"Volumes":[],"Snapshots":null}"#).unwrap();
     place.start(Fault::default()).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_volume_that_is_being_deleted_is_not_promised_again() {
+    let place = Place::new(Kind::Directory);
+    let driver = place.start(Fault::default()).await.unwrap();
+    let volume_id = place.create(&driver).await.unwrap();
+    let hold = driver.hold(&volume_id).unwrap();
+    assert_eq!(place.create(&driver).await.unwrap_err().code(), tonic::Code::Aborted);
+    drop(hold);
+    assert_eq!(place.create(&driver).await.unwrap(), volume_id);
+}
