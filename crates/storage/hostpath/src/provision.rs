@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use outrigger_csi::{Error, proto};
 use proto::volume_capability::AccessType;
 
+use crate::kernel::mount_options;
 use crate::quantity::Bytes;
 use crate::volume::{Access, Backing, Capability, Volume};
 
@@ -95,6 +96,9 @@ pub(crate) fn plan(request: &proto::CreateVolumeRequest, max_volume_size: u64) -
     }
     let (access, fs_type) = access(&request.volume_capabilities)?;
     let backing = backing(access, fs_type, request.parameters.get("backing").map(String::as_str))?;
+    for one in &request.volume_capabilities {
+        mount_options(&capability(Some(one))?.mount_flags, matches!(backing, Backing::Filesystem { .. }))?;
+    }
     let (unit, min) = match &backing {
         Backing::Directory => (1, 0),
         Backing::Image => (UNIT, UNIT),
@@ -201,6 +205,9 @@ pub(crate) fn unsupported(volume: &Volume, capabilities: &[proto::VolumeCapabili
         let asked = capability(Some(one))?;
         if let Err(reason) = serves(volume, &asked) {
             return Ok(Some(reason));
+        }
+        if let Err(error) = mount_options(&asked.mount_flags, matches!(volume.backing, Backing::Filesystem { .. })) {
+            return Ok(Some(error.message().to_owned()));
         }
     }
     Ok(None)
@@ -318,6 +325,20 @@ mod tests {
         assert_eq!(backing(block(), &[("backing", "file")]), Backing::Image);
         assert_eq!(backing(mount(""), &[("backing", "file")]), filesystem("ext4"));
         assert_eq!(backing(mount("xfs"), &[("backing", "file")]), filesystem("xfs"));
+    }
+
+    #[test]
+    fn mount_flags_that_staging_would_refuse_make_no_volume() {
+        let mut flagged = mount("");
+        let Some(AccessType::Mount(settings)) = &mut flagged.access_type else { panic!("made above") };
+        settings.mount_flags = vec!["noatime".to_owned(), "commit=5".to_owned()];
+        let ask = |parameters| plan(&request(std::slice::from_ref(&flagged), parameters, (1 << 30, 0)), MAX);
+        let error = ask(&[]).unwrap_err();
+        assert!(error.code() as i32 == 3 && error.to_string().contains("commit=5"), "{error}");
+        ask(&[("backing", "file")]).unwrap();
+        let plain = made(plan(&request(&[mount("")], &[], (1 << 30, 0)), MAX).unwrap());
+        assert!(unsupported(&plain, &[flagged.clone()]).unwrap().unwrap().contains("commit=5"));
+        assert_eq!(unsupported(&plain, &[mount("")]).unwrap(), None);
     }
 
     #[test]
