@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
     outrigger_daemon::init_logs(&LogOptions { verbosity: cli.verbosity, format: cli.log_format });
-    match run(cli.command) {
+    match run(cli.command, cli.verbosity) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::NotRunning) => ExitCode::from(3),
         Err(error) => {
@@ -41,9 +41,9 @@ fn eprint_error(error: &anyhow::Error) {
     eprintln!("outrigger: {error:#}");
 }
 
-fn run(command: Command) -> anyhow::Result<Outcome> {
+fn run(command: Command, verbosity: u8) -> anyhow::Result<Outcome> {
     match command {
-        Command::Lab(command) => runtime()?.block_on(lab::run(command)),
+        Command::Lab(command) => runtime()?.block_on(lab::run(command, verbosity)),
         Command::Storage(command) => runtime()?.block_on(storage::run(command)).map(|()| Outcome::Done),
         Command::Csi(args) => runtime()?.block_on(csi::run(args)).map(|()| Outcome::Done),
         Command::Completions { shell } => {

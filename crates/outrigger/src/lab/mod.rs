@@ -22,9 +22,10 @@ use layout::{Layout, ProcessId, Record};
 /// Tells a lab in the background that it has a terminal no more.
 const DETACHED: &str = "OUTRIGGER_DETACHED";
 
-pub(crate) async fn run(command: LabCommand) -> Result<Outcome> {
+/// `verbosity` is that of the lab's log, and of its plugins'.
+pub(crate) async fn run(command: LabCommand, verbosity: u8) -> Result<Outcome> {
     match command {
-        LabCommand::Up(up) => up_command(up).await,
+        LabCommand::Up(up) => up_command(up, verbosity).await,
         LabCommand::Down(args) => {
             let layout = Layout::choose(&args.dir)?;
             say(if down(&layout, &args).await? { "the lab is down" } else { "no lab was running" })
@@ -42,7 +43,7 @@ pub(crate) async fn run(command: LabCommand) -> Result<Outcome> {
     }
 }
 
-async fn up_command(up: LabUp) -> Result<Outcome> {
+async fn up_command(up: LabUp, verbosity: u8) -> Result<Outcome> {
     let layout = Layout::choose(&up.dir)?;
     if let Some(record) = layout.running()? {
         if up.foreground {
@@ -61,7 +62,7 @@ async fn up_command(up: LabUp) -> Result<Outcome> {
             rustix::process::setsid().context("cannot leave the terminal")?;
         }
         let shutdown = Shutdown::on_signals().context("cannot listen for signals")?;
-        run::run(&up, &layout, shutdown).await?;
+        run::run(&up, verbosity, &layout, shutdown).await?;
         return Ok(Outcome::Done);
     }
     detach(&up, &layout).await?;

@@ -20,10 +20,8 @@ use crate::cli::{Durability, LabUp};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs the lab until it is told to stop.
-pub(crate) async fn run(up: &LabUp, layout: &Layout, shutdown: Shutdown) -> Result<()> {
+pub(crate) async fn run(up: &LabUp, verbosity: u8, layout: &Layout, shutdown: Shutdown) -> Result<()> {
     layout.create()?;
-    // What a killed lab left mounted is released before anything starts on top of it.
-    cleanup::release(layout)?;
     let server = Server::start(ServerOptions {
         listen: up.listen,
         durability: match up.durability {
@@ -35,6 +33,9 @@ pub(crate) async fn run(up: &LabUp, layout: &Layout, shutdown: Shutdown) -> Resu
     })
     .await
     .context("cannot start the API server")?;
+    // What a killed lab left mounted is released before a plugin starts on top of it; not earlier, because only the lock on
+    // the store says for sure that no other lab runs here and uses those mounts.
+    cleanup::release(layout)?;
     let mut record = Record {
         process: ProcessId::current()?,
         address: server.address(),
@@ -55,7 +56,7 @@ pub(crate) async fn run(up: &LabUp, layout: &Layout, shutdown: Shutdown) -> Resu
         let node = Node::start(server.client(&format!("system:node:{name}"), "outrigger-lab-node"), &name).await.context("cannot register the node")?;
         if !up.bare {
             install(&server).await?;
-            children = plugins(layout, &name)?;
+            children = plugins(layout, &name, verbosity)?;
             follow_plugins(layout, &node, &children, &mut record).await?;
         }
         record.ready = true;
@@ -93,16 +94,17 @@ async fn install(server: &Server) -> Result<()> {
 }
 
 /// The plugins, in the order of their start.
-fn plugins(layout: &Layout, node: &str) -> Result<Vec<Supervised>> {
+fn plugins(layout: &Layout, node: &str, verbosity: u8) -> Result<Vec<Supervised>> {
+    let verbosity = format!("-v={verbosity}");
     let socket = layout.driver_socket();
     let words = |words: &[&dyn AsRef<std::ffi::OsStr>]| -> Vec<OsString> { words.iter().map(|word| word.as_ref().to_owned()).collect() };
     let driver = words(&[
-        &"storage", &"driver", &"--log-format", &"text",
+        &"storage", &"driver", &"--log-format", &"text", &verbosity,
         &"--endpoint", &socket, &"--statedir", &layout.driver_state(), &"--nodeid", &node,
         &"--enable-attach=true",
     ]);
     let controllers = words(&[
-        &"storage", &"controllers", &"--log-format", &"text",
+        &"storage", &"controllers", &"--log-format", &"text", &verbosity,
         &"--csi-address", &socket, &"--kubeconfig", &layout.kubeconfig(),
         // The originals' 5 requests a second protect a shared API server; this one has no other users.
         &"--kube-api-qps", &"1000", &"--kube-api-burst", &"1000",
