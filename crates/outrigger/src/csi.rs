@@ -1,6 +1,7 @@
 //! `outrigger csi`: calls a plugin by hand.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use outrigger_csi::{Client, call_json, request_template, rpc_names};
@@ -8,21 +9,25 @@ use outrigger_rpc::Endpoint;
 
 use crate::cli::CsiArgs;
 use crate::lab::layout::Layout;
+use crate::say;
+
+/// How long to wait for the socket: enough for a plugin that starts at this moment, and no more for a wrong path.
+const CONNECT: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(args: CsiArgs) -> Result<()> {
     let Some(rpc) = &args.rpc else { return list() };
     // Also when it is not asked for: a wrong name is told before the plugin is looked for.
     let template = request_template(rpc)?;
     if args.template {
-        return print(&template);
+        return say(&template);
     }
     let request = request(&args)?;
     let endpoint = endpoint(&args)?;
-    let client = Client::connect(&endpoint, args.timeout)
+    let client = Client::connect(&endpoint, args.timeout.min(CONNECT))
         .await
-        .with_context(|| format!("cannot reach a CSI plugin at {endpoint}; is it running? (--endpoint says where)"))?;
+        .context("cannot reach the CSI plugin (--endpoint says where it is)")?;
     let answer = call_json(&client, rpc, &request, args.timeout).await?;
-    print(&answer)
+    say(&answer)
 }
 
 /// Every RPC under its service, as it is written on the command line.
@@ -39,7 +44,7 @@ fn list() -> Result<()> {
         }
         lines.push(format!("  {}", rpc.kebab()));
     }
-    print(&lines.join("\n"))
+    say(&lines.join("\n"))
 }
 
 fn request(args: &CsiArgs) -> Result<String> {
@@ -64,8 +69,4 @@ fn endpoint(args: &CsiArgs) -> Result<Endpoint> {
         bail!("no lab runs here ({} is missing); name the plugin's socket with --endpoint", socket.display());
     }
     socket.to_str().context("the lab's directory is not valid UTF-8")?.parse().context("the lab's driver socket")
-}
-
-fn print(text: &str) -> Result<()> {
-    writeln!(std::io::stdout().lock(), "{text}").context("cannot write to standard output")
 }

@@ -7,6 +7,7 @@ mod lab;
 mod reference;
 mod storage;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -39,6 +40,16 @@ fn main() -> ExitCode {
 #[expect(clippy::print_stderr, reason = "this is where the command speaks to its user")]
 fn eprint_error(error: &anyhow::Error) {
     eprintln!("outrigger: {error:#}");
+}
+
+/// Writes an answer to the standard output. Whoever reads it may have seen enough and left (`| head`): that is no failure.
+fn say(text: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("cannot write to standard output"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn run(command: Command, verbosity: u8) -> anyhow::Result<Outcome> {

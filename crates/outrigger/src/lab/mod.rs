@@ -6,7 +6,6 @@ pub(crate) mod layout;
 mod run;
 pub(crate) mod supervisor;
 
-use std::io::Write as _;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -228,6 +227,6 @@ fn summary(layout: &Layout, record: &Record) -> String {
 }
 
 fn say(text: &str) -> Result<Outcome> {
-    writeln!(std::io::stdout().lock(), "{text}").context("cannot write to standard output")?;
+    crate::say(text)?;
     Ok(Outcome::Done)
 }
