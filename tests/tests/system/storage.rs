@@ -157,16 +157,25 @@ fn claims_are_provisioned_through_crashes() -> Result<()> {
         (0..CLAIMS).map(|n| template.replace("name: example-pvc", &format!("name: claim-{n}"))).collect();
     kubectl.feed(&["apply", "-f", "-"], &documents.join("\n---\n"))?;
     for victim in ["controllers", "driver", "controllers"] {
-        let status = lab.status()?;
-        let child = status["children"].as_array().into_iter().flatten().find(|child| child["name"] == victim);
-        let pid = child.and_then(|child| child["process"]["pid"].as_i64()).and_then(|pid| i32::try_from(pid).ok());
-        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
+        // It may be between a death and its next start; a test that kills nobody proves nothing.
+        let pid = eventually(PATIENCE, || {
+            let status = lab.status()?;
+            let child = status["children"].as_array().into_iter().flatten().find(|child| child["name"] == victim);
+            let pid = child.and_then(|child| child["process"]["pid"].as_i64()).with_context(|| format!("{victim} runs"))?;
+            rustix::process::Pid::from_raw(pid.try_into()?).context("a process id")
+        })?;
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
     for n in 0..CLAIMS {
         bound(&kubectl, &format!("claim-{n}"))?;
     }
+    eventually(PATIENCE, || {
+        let status = lab.status()?;
+        let children: Vec<&Value> = status["children"].as_array().into_iter().flatten().collect();
+        let restarted = children.len() == 2 && children.iter().all(|child| child["restarts"].as_i64() >= Some(1));
+        ensure!(restarted, "not all were killed and started again: {status}");
+        Ok(())
+    })?;
     let volumes = eventually(PATIENCE, || call(&lab, "list-volumes", &json!({})))?;
     ensure!(volumes["entries"].as_array().map(Vec::len) == Some(CLAIMS), "one volume for each claim: {volumes}");
     kubectl.ok(&["delete", "pvc", "--all", "--timeout=60s"])?;
