@@ -152,7 +152,10 @@ async fn fan_out(server: &Server) -> Result<()> {
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let mut listener = server.connect().await?;
     let list = listener.call(Method::GET, &format!("{}?limit=1", maps()), Bytes::new()).await?;
-    let version = serde_json::from_slice::<Value>(&list)?["metadata"]["resourceVersion"].as_str().context("a version")?.to_owned();
+    let version = serde_json::from_slice::<Value>(&list)?["metadata"]["resourceVersion"]
+        .as_str()
+        .context("a version")?
+        .to_owned();
     let mut tasks = Vec::new();
     for n in 0..WATCHERS {
         let mut body = watchers[n / 10]
@@ -179,7 +182,8 @@ async fn fan_out(server: &Server) -> Result<()> {
         listener.call(Method::POST, &maps(), config_map(&format!("event-{n}"))).await?;
         let mut arrivals = Vec::with_capacity(WATCHERS);
         while arrivals.len() < WATCHERS {
-            let arrival = tokio::time::timeout(Duration::from_secs(30), receiver.recv()).await.context("an event is missing")?;
+            let arrival =
+                tokio::time::timeout(Duration::from_secs(30), receiver.recv()).await.context("an event is missing")?;
             arrivals.push(arrival.context("the watchers ended")? - start);
         }
         first.push(arrivals.iter().copied().min().unwrap_or_default());
@@ -200,7 +204,9 @@ fn maps() -> String {
 
 /// An object with 256 bytes of data.
 fn config_map(name: &str) -> Bytes {
-    body(&json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name }, "data": { "value": "x".repeat(256) } }))
+    body(
+        &json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name }, "data": { "value": "x".repeat(256) } }),
+    )
 }
 
 fn body(value: &Value) -> Bytes {

@@ -22,7 +22,10 @@ pub(crate) async fn run(endpoint: Option<&str>, pids: &[u32], binary: &Path, vol
     let scratch = tempfile::tempdir()?;
     let endpoint = format!("unix://{}/csi.sock", scratch.path().display());
     let mut command = tokio::process::Command::new(binary);
-    command.args(["storage", "driver", "--nodeid", "bench", "--endpoint", &endpoint]).arg("--statedir").arg(scratch.path().join("state"));
+    command
+        .args(["storage", "driver", "--nodeid", "bench", "--endpoint", &endpoint])
+        .arg("--statedir")
+        .arg(scratch.path().join("state"));
     let daemon = Daemon::start(&mut command, scratch.path()).await?;
     let outcome = measure(&endpoint, &[daemon.pid()?], volumes).await;
     daemon.stop().await?;
@@ -72,7 +75,9 @@ async fn create(client: &Client, numbers: std::ops::Range<usize>) -> Result<Time
             access_mode: Some(proto::volume_capability::AccessMode {
                 mode: proto::volume_capability::access_mode::Mode::SingleNodeWriter.into(),
             }),
-            access_type: Some(proto::volume_capability::AccessType::Mount(proto::volume_capability::MountVolume::default())),
+            access_type: Some(proto::volume_capability::AccessType::Mount(
+                proto::volume_capability::MountVolume::default(),
+            )),
         }],
         ..Default::default()
     };

@@ -22,7 +22,12 @@ impl Times {
     /// The time that `part` (0 to 1) of the operations stayed below.
     pub(crate) fn quantile(&mut self, part: f64) -> Duration {
         self.0.sort_unstable();
-        #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index into what was just counted")]
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an index into what was just counted"
+        )]
         let index = ((self.0.len() as f64 - 1.0) * part).round() as usize;
         self.0.get(index).copied().unwrap_or_default()
     }

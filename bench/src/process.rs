@@ -50,8 +50,12 @@ impl Daemon {
     pub(crate) async fn start(command: &mut tokio::process::Command, scratch: &Path) -> Result<Self> {
         let path = scratch.join("notify");
         let socket = tokio::net::UnixDatagram::bind(&path)?;
-        let mut child =
-            command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
+        let mut child = command
+            .env("NOTIFY_SOCKET", &path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
         let mut log = BufReader::new(child.stderr.take().context("its log")?).lines();
         let mut message = [0; 64];
         tokio::select! {

@@ -42,7 +42,8 @@ impl Server {
         }
         let chain = CertificateDer::pem_slice_iter(&pem(user, "client-certificate")?).collect::<Result<Vec<_>, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(&pem(user, "client-key")?)?;
-        let mut tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key)?;
+        let mut tls =
+            rustls::ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key)?;
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let address = cluster["server"].as_str().context("server")?.trim_start_matches("https://").to_owned();
         Ok(Self { address, tls: TlsConnector::from(Arc::new(tls)) })

@@ -270,13 +270,18 @@ pub fn eventually<T>(patience: std::time::Duration, mut check: impl FnMut() -> R
     loop {
         match check() {
             Ok(value) => return Ok(value),
-            Err(error) if std::time::Instant::now() >= deadline => return Err(error.context(format!("still so after {patience:?}"))),
+            Err(error) if std::time::Instant::now() >= deadline => {
+                return Err(error.context(format!("still so after {patience:?}")));
+            }
             Err(_) => pause(),
         }
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the black box outside offers nothing to await; the deadline bounds this")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the black box outside offers nothing to await; the deadline bounds this"
+)]
 fn pause() {
     std::thread::sleep(std::time::Duration::from_millis(20));
 }

@@ -16,7 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("lab/schema", &[]),
     ("lab/machinery", &["lab/schema"]),
     ("lab/apiserver", &["lab/store", "lab/schema", "lab/machinery"]),
-    ("lab/controllers", &["lab/apiserver", "lab/machinery", "kit"]),
+    ("lab/controllers", &["lab/apiserver", "lab/machinery", "lab/store", "kit"]),
     ("lab/node", &["lab/apiserver", "kit", "storage/csi"]),
     (
         "outrigger",

@@ -8,7 +8,9 @@ use clap::{Arg, Command};
 pub(crate) fn markdown(command: &Command) -> String {
     let mut command = command.clone();
     command.build();
-    let mut text = String::from("# The command line\n\nMade by `make generate` from the command itself; `outrigger help` prints the same.\n");
+    let mut text = String::from(
+        "# The command line\n\nMade by `make generate` from the command itself; `outrigger help` prints the same.\n",
+    );
     section(&command, 0, &mut text);
     text
 }
@@ -42,8 +44,7 @@ fn section(command: &Command, depth: usize, text: &mut String) {
 
 /// Arguments that every command has; they are listed once, with the command itself.
 fn is_common(argument: &Arg, depth: usize) -> bool {
-    matches!(argument.get_id().as_str(), "help" | "version")
-        || (argument.is_global_set() && depth > 0)
+    matches!(argument.get_id().as_str(), "help" | "version") || (argument.is_global_set() && depth > 0)
 }
 
 fn spelling(argument: &Arg) -> String {

@@ -71,7 +71,10 @@ fn conversation(kubectl: &Kubectl<'_>, namespace: &str) -> Result<()> {
     kubectl.ok(&["create", "namespace", namespace])?;
     let resources = kubectl.ok(&["api-resources"])?;
     for kind in ["ConfigMap", "PersistentVolumeClaim", "StorageClass", "CSIDriver", "Lease", "Widget"] {
-        ensure!(resources.lines().any(|line| line.ends_with(kind) || line.contains(&format!(" {kind} "))), "{kind} in {resources}");
+        ensure!(
+            resources.lines().any(|line| line.ends_with(kind) || line.contains(&format!(" {kind} "))),
+            "{kind} in {resources}"
+        );
     }
     kubectl.ok(&["api-versions"])?;
     ensure!(kubectl.ok(&["version"])?.contains("v1."), "the server's version");
@@ -83,16 +86,31 @@ fn conversation(kubectl: &Kubectl<'_>, namespace: &str) -> Result<()> {
     kubectl.ok(&n(&["annotate", "configmap", "settings", "note=hello"]))?;
     kubectl.ok(&n(&["patch", "configmap", "settings", "-p", r#"{"data":{"size":"10"}}"#]))?;
     kubectl.ok(&n(&["patch", "configmap", "settings", "--type=merge", "-p", r#"{"data":{"shape":"round"}}"#]))?;
-    kubectl.ok(&n(&["patch", "configmap", "settings", "--type=json", "-p", r#"[{"op":"remove","path":"/data/shape"}]"#]))?;
+    kubectl.ok(&n(&[
+        "patch",
+        "configmap",
+        "settings",
+        "--type=json",
+        "-p",
+        r#"[{"op":"remove","path":"/data/shape"}]"#,
+    ]))?;
     let data = kubectl.ok(&n(&["get", "configmap", "settings", "-o", "jsonpath={.data}"]))?;
     ensure!(data == r#"{"colour":"blue","size":"10"}"# || data == "map[colour:blue size:10]", "{data}");
     ensure!(kubectl.ok(&n(&["describe", "configmap", "settings"]))?.contains("tier=front"), "describe shows labels");
-    ensure!(kubectl.ok(&n(&["get", "configmap", "-l", "tier=front", "-o", "name"]))?.trim() == "configmap/settings", "label selector");
-    ensure!(kubectl.ok(&n(&["get", "configmap", "-l", "tier!=front", "-o", "name"]))?.trim() != "configmap/settings", "label selector");
+    ensure!(
+        kubectl.ok(&n(&["get", "configmap", "-l", "tier=front", "-o", "name"]))?.trim() == "configmap/settings",
+        "label selector"
+    );
+    ensure!(
+        kubectl.ok(&n(&["get", "configmap", "-l", "tier!=front", "-o", "name"]))?.trim() != "configmap/settings",
+        "label selector"
+    );
     kubectl.ok(&n(&["get", "configmap", "--field-selector=metadata.name=settings", "--show-labels"]))?;
 
     // Client-side apply: create, change, remove a field.
-    let manifest = |data: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: applied\n  namespace: {namespace}\ndata:\n{data}");
+    let manifest = |data: &str| {
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: applied\n  namespace: {namespace}\ndata:\n{data}")
+    };
     ensure!(kubectl.feed(&["apply", "-f", "-"], &manifest("  a: '1'\n  b: '2'\n"))?.contains("created"), "created");
     ensure!(kubectl.feed(&["apply", "-f", "-"], &manifest("  a: '1'\n  b: '2'\n"))?.contains("unchanged"), "unchanged");
     ensure!(kubectl.feed(&["apply", "-f", "-"], &manifest("  a: '3'\n"))?.contains("configured"), "configured");
@@ -112,19 +130,34 @@ fn conversation(kubectl: &Kubectl<'_>, namespace: &str) -> Result<()> {
     );
     kubectl.feed(&["apply", "-f", "-"], &deployment)?;
     kubectl.ok(&n(&["set", "image", "deployment/web", "web=web:2"]))?;
-    let images = kubectl.ok(&n(&["get", "deployment", "web", "-o", "jsonpath={.spec.template.spec.containers[*].image}"]))?;
+    let images =
+        kubectl.ok(&n(&["get", "deployment", "web", "-o", "jsonpath={.spec.template.spec.containers[*].image}"]))?;
     ensure!(images == "web:2 side:1", "{images}");
     kubectl.ok(&n(&["scale", "deployment/web", "--replicas=3"]))?;
-    let spec = kubectl.ok(&n(&["get", "deployment", "web", "-o", "jsonpath={.spec.replicas} {.spec.revisionHistoryLimit} {.metadata.generation}"]))?;
+    let spec = kubectl.ok(&n(&[
+        "get",
+        "deployment",
+        "web",
+        "-o",
+        "jsonpath={.spec.replicas} {.spec.revisionHistoryLimit} {.metadata.generation}",
+    ]))?;
     ensure!(spec == "3 10 3", "replicas, default history, generation: {spec}");
 
     // A claim waits in Pending; a custom resource is validated, defaulted and printed by its columns.
     ensure!(kubectl.ok(&["explain", "persistentvolumeclaim.spec"])?.contains("storageClassName"), "explain");
     ensure!(kubectl.ok(&["explain", "widget.spec"])?.contains("colour"), "explain of a custom resource");
-    let widget = |size: i32| format!("apiVersion: example.com/v1\nkind: Widget\nmetadata: {{name: w, namespace: {namespace}}}\nspec: {{size: {size}}}\n");
+    let widget = |size: i32| {
+        format!(
+            "apiVersion: example.com/v1\nkind: Widget\nmetadata: {{name: w, namespace: {namespace}}}\nspec: {{size: {size}}}\n"
+        )
+    };
     kubectl.feed(&["apply", "-f", "-"], &widget(3))?;
     let printed = kubectl.ok(&n(&["get", "wd"]))?;
-    ensure!(printed.contains("SIZE") && printed.lines().nth(1).is_some_and(|row| row.split_whitespace().nth(1) == Some("3")), "{printed}");
+    ensure!(
+        printed.contains("SIZE")
+            && printed.lines().nth(1).is_some_and(|row| row.split_whitespace().nth(1) == Some("3")),
+        "{printed}"
+    );
     ensure!(kubectl.ok(&n(&["get", "widget", "w", "-o", "jsonpath={.spec.colour}"]))? == "blue", "default");
     let refused = kubectl.feed_any(&["apply", "-f", "-"], &widget(11))?.err()?;
     ensure!(refused.contains("less than or equal to 10"), "{refused}");
@@ -136,7 +169,10 @@ fn conversation(kubectl: &Kubectl<'_>, namespace: &str) -> Result<()> {
     let missing = kubectl.run(&n(&["get", "configmap", "settings"]))?.err()?;
     ensure!(missing.contains(r#"configmaps "settings" not found"#), "{missing}");
     kubectl.ok(&["delete", "namespace", namespace, "--timeout=30s"])?;
-    ensure!(!kubectl.ok(&["get", "namespaces", "-o", "name"])?.contains(namespace), "the namespace and its content are gone");
+    ensure!(
+        !kubectl.ok(&["get", "namespaces", "-o", "name"])?.contains(namespace),
+        "the namespace and its content are gone"
+    );
     Ok(())
 }
 
@@ -200,15 +236,25 @@ async fn kube_rs() -> Result<()> {
     }))?;
     let created = maps.create(&PostParams::default(), &object).await?;
     ensure!(created.metadata.uid.is_some() && created.metadata.resource_version.is_some(), "{created:?}");
-    ensure!(matches!(events.try_next().await?, Some(Event::Apply(map)) if map.metadata.uid == created.metadata.uid), "created");
+    ensure!(
+        matches!(events.try_next().await?, Some(Event::Apply(map)) if map.metadata.uid == created.metadata.uid),
+        "created"
+    );
 
     let conflict = maps.create(&PostParams::default(), &object).await.err().context("the name is taken")?;
-    ensure!(matches!(&conflict, kube::Error::Api(status) if status.code == 409 && status.reason == "AlreadyExists"), "{conflict:?}");
+    ensure!(
+        matches!(&conflict, kube::Error::Api(status) if status.code == 409 && status.reason == "AlreadyExists"),
+        "{conflict:?}"
+    );
 
     maps.patch("settings", &PatchParams::default(), &Patch::Merge(json!({ "data": { "b": "2" } }))).await?;
-    ensure!(matches!(events.try_next().await?, Some(Event::Apply(map)) if map.data.as_ref().is_some_and(|data| data.len() == 2)), "patched");
+    ensure!(
+        matches!(events.try_next().await?, Some(Event::Apply(map)) if map.data.as_ref().is_some_and(|data| data.len() == 2)),
+        "patched"
+    );
 
-    let apply = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "settings" }, "data": { "c": "3" } });
+    let apply =
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "settings" }, "data": { "c": "3" } });
     let applied = maps.patch("settings", &PatchParams::apply("suite"), &Patch::Apply(apply.clone())).await?;
     let version = applied.metadata.resource_version.clone();
     let again = maps.patch("settings", &PatchParams::apply("suite"), &Patch::Apply(apply)).await?;
@@ -217,11 +263,17 @@ async fn kube_rs() -> Result<()> {
     let mut stale = created.clone();
     stale.data = None;
     let conflict = maps.replace("settings", &PostParams::default(), &stale).await.err().context("a stale write")?;
-    ensure!(matches!(&conflict, kube::Error::Api(status) if status.code == 409 && status.reason == "Conflict"), "{conflict:?}");
+    ensure!(
+        matches!(&conflict, kube::Error::Api(status) if status.code == 409 && status.reason == "Conflict"),
+        "{conflict:?}"
+    );
 
     ensure!(matches!(events.try_next().await?, Some(Event::Apply(_))), "applied");
     maps.delete("settings", &DeleteParams::default()).await?;
-    ensure!(matches!(events.try_next().await?, Some(Event::Delete(map)) if map.metadata.name.as_deref() == Some("settings")), "deleted");
+    ensure!(
+        matches!(events.try_next().await?, Some(Event::Delete(map)) if map.metadata.name.as_deref() == Some("settings")),
+        "deleted"
+    );
 
     if !lab.is_lab() {
         eprintln_skip("kube_rs, the crash", "the server is not ours to kill");
@@ -237,7 +289,11 @@ async fn kube_rs() -> Result<()> {
     let back = tokio::time::timeout(Duration::from_secs(30), async {
         loop {
             match events.try_next().await {
-                Ok(Some(Event::Apply(map) | Event::InitApply(map))) if map.metadata.name.as_deref() == Some("settings") => return,
+                Ok(Some(Event::Apply(map) | Event::InitApply(map)))
+                    if map.metadata.name.as_deref() == Some("settings") =>
+                {
+                    return;
+                }
                 // Errors while the server was away are the watcher's to retry.
                 _ => {}
             }

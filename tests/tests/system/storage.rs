@@ -28,7 +28,8 @@ fn mount_capability() -> Value {
 }
 
 fn call(lab: &Lab, rpc: &str, request: &Value) -> Result<Value> {
-    let answer = lab.outrigger(&["csi", rpc, &request.to_string()])?.ok().with_context(|| format!("{rpc} {request}"))?;
+    let answer =
+        lab.outrigger(&["csi", rpc, &request.to_string()])?.ok().with_context(|| format!("{rpc} {request}"))?;
     Ok(serde_json::from_str(&answer)?)
 }
 
@@ -51,7 +52,8 @@ fn the_books_claims_become_volumes() -> Result<()> {
     let row = claims.lines().find(|line| line.starts_with("pvc-test")).context("a row for pvc-test")?;
     let cells: Vec<&str> = row.split_whitespace().collect();
     ensure!(cells[1..6] == ["Bound", volume.as_str(), "1Gi", "RWO", "standard"], "{claims}");
-    let header: Vec<&str> = claims.lines().next().unwrap_or_default().split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+    let header: Vec<&str> =
+        claims.lines().next().unwrap_or_default().split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
     for column in ["NAME", "STATUS", "VOLUME", "CAPACITY", "ACCESS MODES", "STORAGECLASS", "AGE"] {
         ensure!(header.contains(&column), "column {column} in {header:?}");
     }
@@ -71,7 +73,10 @@ fn the_books_claims_become_volumes() -> Result<()> {
     // The driver's log, in the form of the book's listing.
     let log = fs::read_to_string(lab.dir().join("logs/driver.log"))?;
     ensure!(log.contains("GRPC call: /csi.v1.Controller/CreateVolume"), "{log}");
-    ensure!(log.contains(&format!("\"name\":\"{volume}\"")) || log.contains(&format!("\\\"name\\\":\\\"{volume}\\\"")), "{log}");
+    ensure!(
+        log.contains(&format!("\"name\":\"{volume}\"")) || log.contains(&format!("\\\"name\\\":\\\"{volume}\\\"")),
+        "{log}"
+    );
     ensure!(log.contains("topology.hostpath.csi/node"), "{log}");
 
     // Deleting the claim deletes the volume, its object and its directory.
@@ -106,7 +111,8 @@ fn a_file_survives_kill_9_of_everything() -> Result<()> {
     let publish = |lab: &Lab| -> Result<()> {
         let attach = json!({ "volume_id": handle, "node_id": node_id(lab)?, "volume_capability": mount_capability() });
         call(lab, "controller-publish-volume", &attach)?;
-        let stage = json!({ "volume_id": handle, "staging_target_path": staging, "volume_capability": mount_capability() });
+        let stage =
+            json!({ "volume_id": handle, "staging_target_path": staging, "volume_capability": mount_capability() });
         call(lab, "node-stage-volume", &stage)?;
         let publish = json!({ "volume_id": handle, "staging_target_path": staging, "target_path": target, "volume_capability": mount_capability() });
         call(lab, "node-publish-volume", &publish)?;

@@ -144,7 +144,7 @@ impl Api {
         match self.store().watch(&prefix, from) {
             Ok(source) => watch.source = Some(source),
             Err(StoreError::Compacted { requested, compacted }) => {
-                watch.queue.push_back(Change::Error(too_old(requested, compacted)))
+                watch.queue.push_back(Change::Error(too_old(requested, compacted)));
             }
             Err(error) => return Err(error.into()),
         }

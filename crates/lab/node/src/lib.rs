@@ -89,13 +89,19 @@ impl Node {
             max_volumes: (info.max_volumes_per_node > 0).then_some(info.max_volumes_per_node),
         };
         let node = self.client.get(&nodes(), "", &self.name).map_err(|source| self.failed("read", "Node", source))?;
-        let patch = objects::node_patch(&node, &registration).map_err(|why| Error::Topology { node: self.name.clone(), why })?;
+        let patch = objects::node_patch(&node, &registration)
+            .map_err(|why| Error::Topology { node: self.name.clone(), why })?;
         self.client
             .patch(&nodes(), "", &self.name, &Patch::Merge(patch), &WriteOptions::default())
             .await
             .map_err(|source| self.failed("label", "Node", source))?;
         self.register_in_csi_node(&node, &registration).await?;
-        tracing::info!(driver = registration.driver, node = self.name, id = registration.node_id, "CSI driver registered");
+        tracing::info!(
+            driver = registration.driver,
+            node = self.name,
+            id = registration.node_id,
+            "CSI driver registered"
+        );
         Ok(registration)
     }
 

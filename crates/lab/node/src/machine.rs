@@ -12,7 +12,9 @@ pub(crate) fn this_machine() -> Machine {
         .unwrap_or_default();
     let os_image = fs_err::read_to_string("/etc/os-release")
         .ok()
-        .and_then(|text| text.lines().find_map(|line| Some(line.strip_prefix("PRETTY_NAME=")?.trim_matches('"').to_owned())))
+        .and_then(|text| {
+            text.lines().find_map(|line| Some(line.strip_prefix("PRETTY_NAME=")?.trim_matches('"').to_owned()))
+        })
         .unwrap_or_default();
     Machine {
         hostname: uname.nodename().to_string_lossy().into_owned(),

@@ -70,7 +70,8 @@ pub fn node(name: &str, machine: &Machine) -> Value {
 
 /// The node's status.
 pub fn status(name: &str, machine: &Machine) -> Value {
-    let resources = json!({ "cpu": machine.cpus.to_string(), "memory": format!("{}Ki", machine.memory / 1024), "pods": "0" });
+    let resources =
+        json!({ "cpu": machine.cpus.to_string(), "memory": format!("{}Ki", machine.memory / 1024), "pods": "0" });
     json!({
         "capacity": resources,
         "allocatable": resources,
@@ -223,7 +224,8 @@ mod tests {
     fn a_driver_is_added_to_the_others() {
         let node = json!({ "metadata": { "annotations": { NODE_ID_ANNOTATION: r#"{"other":"x"}"# } } });
         let patch = node_patch(&node, &registration()).unwrap();
-        let ids: Value = serde_json::from_str(patch["metadata"]["annotations"][NODE_ID_ANNOTATION].as_str().unwrap()).unwrap();
+        let ids: Value =
+            serde_json::from_str(patch["metadata"]["annotations"][NODE_ID_ANNOTATION].as_str().unwrap()).unwrap();
         assert_eq!(ids, json!({ "other": "x", "hostpath.csi.k8s.io": "n1" }));
         assert_eq!(patch["metadata"]["labels"], json!({ "topology.hostpath.csi/node": "n1" }));
     }

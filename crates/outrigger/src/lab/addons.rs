@@ -23,7 +23,8 @@ macro_rules! manifest {
 }
 
 /// What the storage wing needs in a cluster.
-pub(crate) const STORAGE: &[Manifest] = &[manifest!("storage/csidriver.yaml"), manifest!("storage/storageclasses.yaml")];
+pub(crate) const STORAGE: &[Manifest] =
+    &[manifest!("storage/csidriver.yaml"), manifest!("storage/storageclasses.yaml")];
 
 /// The documents of a manifest, as objects.
 pub(crate) fn documents(manifest: Manifest) -> Result<Vec<Value>> {
@@ -44,7 +45,8 @@ pub(crate) async fn apply(client: &Client, object: Value) -> Result<()> {
         (version, kind) => bail!("nothing is known of {version:?} {kind:?}"),
     };
     let name = object["metadata"]["name"].as_str().context("an object without a name")?.to_owned();
-    let options = WriteOptions { field_manager: Some(FIELD_MANAGER.to_owned()), force: true, ..WriteOptions::default() };
+    let options =
+        WriteOptions { field_manager: Some(FIELD_MANAGER.to_owned()), force: true, ..WriteOptions::default() };
     match client.patch(&resource, "", &name, &Patch::Apply(object), &options).await {
         Ok(_) => Ok(()),
         Err(error) => bail!("{name}: {}", error.message),
@@ -59,7 +61,11 @@ mod tests {
     fn the_shipped_manifests_are_objects() {
         for manifest in STORAGE {
             for object in documents(*manifest).unwrap() {
-                assert!(object["kind"].is_string() && object["metadata"]["name"].is_string(), "{}: {object}", manifest.path);
+                assert!(
+                    object["kind"].is_string() && object["metadata"]["name"].is_string(),
+                    "{}: {object}",
+                    manifest.path
+                );
             }
         }
     }

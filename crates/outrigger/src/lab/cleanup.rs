@@ -46,7 +46,10 @@ pub(crate) fn release(layout: &Layout) -> Result<()> {
 /// The mounts below `root`, of directories below `root`, and of the given devices; those mounted last come first.
 fn belonging(mounts: &[Mount], root: &Path, devices: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
     // A bind mount shows which directory of its filesystem it is, so first: what is `root` called within its filesystem?
-    let home = mounts.iter().filter(|mount| root.starts_with(&mount.target)).max_by_key(|mount| mount.target.as_os_str().len());
+    let home = mounts
+        .iter()
+        .filter(|mount| root.starts_with(&mount.target))
+        .max_by_key(|mount| mount.target.as_os_str().len());
     let inside = home.and_then(|home| {
         let below = root.strip_prefix(&home.target).ok()?;
         Some((home.device, home.root.join(below)))
@@ -56,7 +59,8 @@ fn belonging(mounts: &[Mount], root: &Path, devices: &BTreeSet<PathBuf>) -> Vec<
         .rev()
         .filter(|mount| {
             let below = mount.target.starts_with(root);
-            let bound = inside.as_ref().is_some_and(|(device, path)| mount.device == *device && mount.root.starts_with(path));
+            let bound =
+                inside.as_ref().is_some_and(|(device, path)| mount.device == *device && mount.root.starts_with(path));
             // A raw block volume is the device's node in /dev, bound onto a file.
             let node = mount.filesystem == "devtmpfs"
                 && mount.root.strip_prefix("/").is_ok_and(|name| devices.contains(&Path::new("/dev").join(name)));

@@ -51,7 +51,9 @@ async fn up_command(up: LabUp, verbosity: u8) -> Result<Outcome> {
         return say(&summary(&layout, &record));
     }
     if !up.bare && !rustix::process::geteuid().is_root() {
-        bail!("the storage driver mounts volumes, which needs root; run this with sudo, or `lab up --bare` without plugins");
+        bail!(
+            "the storage driver mounts volumes, which needs root; run this with sudo, or `lab up --bare` without plugins"
+        );
     }
     if !up.listen.ip().is_loopback() {
         bail!("--listen {}: the lab serves on loopback addresses only, such as 127.0.0.1:7443", up.listen);
@@ -208,22 +210,30 @@ async fn reset(args: &LabReset) -> Result<Outcome> {
 }
 
 fn summary(layout: &Layout, record: &Record) -> String {
-    let mut text = format!(
-        "the lab {} at https://{} since {} (pid {})\n  directory   {}\n  kubeconfig  {}",
-        if record.ready { "runs" } else { "is starting" },
-        record.address,
-        record.started,
-        record.process.pid,
-        layout.root().display(),
-        layout.kubeconfig().display(),
-    );
+    let mut lines = vec![
+        format!(
+            "the lab {} at https://{} since {} (pid {})",
+            if record.ready { "runs" } else { "is starting" },
+            record.address,
+            record.started,
+            record.process.pid,
+        ),
+        format!("  directory   {}", layout.root().display()),
+        format!("  kubeconfig  {}", layout.kubeconfig().display()),
+    ];
     for child in &record.children {
         let state = if child.process.is_alive() { "runs" } else { "is down" };
-        let restarts = if child.restarts == 0 { String::new() } else { format!(", restarted {} times", child.restarts) };
+        let restarts =
+            if child.restarts == 0 { String::new() } else { format!(", restarted {} times", child.restarts) };
         let log = layout.log(&child.name);
-        text += &format!("\n  {:<11} {state} (pid {}{restarts}), log {}", child.name, child.process.pid, log.display());
+        lines.push(format!(
+            "  {:<11} {state} (pid {}{restarts}), log {}",
+            child.name,
+            child.process.pid,
+            log.display()
+        ));
     }
-    text
+    lines.join("\n")
 }
 
 fn say(text: &str) -> Result<Outcome> {

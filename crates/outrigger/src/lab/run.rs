@@ -53,7 +53,9 @@ pub(crate) async fn run(up: &LabUp, verbosity: u8, layout: &Layout, shutdown: Sh
     let mut children = Vec::new();
     let work = async {
         let name = node_name(&rustix::system::uname().nodename().to_string_lossy());
-        let node = Node::start(server.client(&format!("system:node:{name}"), "outrigger-lab-node"), &name).await.context("cannot register the node")?;
+        let node = Node::start(server.client(&format!("system:node:{name}"), "outrigger-lab-node"), &name)
+            .await
+            .context("cannot register the node")?;
         if !up.bare {
             install(&server).await?;
             children = plugins(layout, &name, verbosity)?;
@@ -97,17 +99,38 @@ async fn install(server: &Server) -> Result<()> {
 fn plugins(layout: &Layout, node: &str, verbosity: u8) -> Result<Vec<Supervised>> {
     let verbosity = format!("-v={verbosity}");
     let socket = layout.driver_socket();
-    let words = |words: &[&dyn AsRef<std::ffi::OsStr>]| -> Vec<OsString> { words.iter().map(|word| word.as_ref().to_owned()).collect() };
+    let words = |words: &[&dyn AsRef<std::ffi::OsStr>]| -> Vec<OsString> {
+        words.iter().map(|word| word.as_ref().to_owned()).collect()
+    };
     let driver = words(&[
-        &"storage", &"driver", &"--log-format", &"text", &verbosity,
-        &"--endpoint", &socket, &"--statedir", &layout.driver_state(), &"--nodeid", &node,
+        &"storage",
+        &"driver",
+        &"--log-format",
+        &"text",
+        &verbosity,
+        &"--endpoint",
+        &socket,
+        &"--statedir",
+        &layout.driver_state(),
+        &"--nodeid",
+        &node,
         &"--enable-attach=true",
     ]);
     let controllers = words(&[
-        &"storage", &"controllers", &"--log-format", &"text", &verbosity,
-        &"--csi-address", &socket, &"--kubeconfig", &layout.kubeconfig(),
+        &"storage",
+        &"controllers",
+        &"--log-format",
+        &"text",
+        &verbosity,
+        &"--csi-address",
+        &socket,
+        &"--kubeconfig",
+        &layout.kubeconfig(),
         // The originals' 5 requests a second protect a shared API server; this one has no other users.
-        &"--kube-api-qps", &"1000", &"--kube-api-burst", &"1000",
+        &"--kube-api-qps",
+        &"1000",
+        &"--kube-api-burst",
+        &"1000",
     ]);
     [("driver", driver), ("controllers", controllers)]
         .into_iter()

@@ -69,8 +69,13 @@ impl Supervised {
         let notify = run_dir.join(format!(".{}.notify", program.name));
         let (sender, state) = watch::channel(State::default());
         let stop = CancellationToken::new();
-        let supervised =
-            Self { name: program.name, log: program.log.clone(), state, stop: stop.clone(), task: tokio::spawn(async {}) };
+        let supervised = Self {
+            name: program.name,
+            log: program.log.clone(),
+            state,
+            stop: stop.clone(),
+            task: tokio::spawn(async {}),
+        };
         let socket = bind_notify(&notify)?;
         let task = tokio::spawn(async move {
             keep_running(&program, &notify, &socket, &sender, &stop).await;
@@ -104,7 +109,12 @@ impl Supervised {
         if seen.ready {
             return Ok(());
         }
-        anyhow::bail!("{} ended before it was ready; its log is {}:\n{}", self.name, self.log.display(), tail(&self.log, 12))
+        anyhow::bail!(
+            "{} ended before it was ready; its log is {}:\n{}",
+            self.name,
+            self.log.display(),
+            tail(&self.log, 12)
+        )
     }
 
     /// Ends the program: SIGTERM, and SIGKILL after `patience`.
@@ -222,8 +232,12 @@ async fn follow(
 /// Makes the kernel end this process together with the lab that supervises it. A no-op for a process that no lab started.
 pub(crate) fn follow_parent() -> Result<()> {
     let Some(parent) = std::env::var_os(PARENT) else { return Ok(()) };
-    let parent = parent.to_str().and_then(|text| text.parse::<i32>().ok()).with_context(|| format!("{PARENT} is not a process id"))?;
-    rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).context("cannot ask to be ended with the lab")?;
+    let parent = parent
+        .to_str()
+        .and_then(|text| text.parse::<i32>().ok())
+        .with_context(|| format!("{PARENT} is not a process id"))?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
+        .context("cannot ask to be ended with the lab")?;
     let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
     anyhow::ensure!(now == Some(parent), "the lab that started this process is gone");
     Ok(())

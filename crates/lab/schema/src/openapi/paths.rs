@@ -191,7 +191,8 @@ fn operation<'a>(resource: &ServedResource, verb: &str, subresource: Option<&Sub
         "list" => (None, &[], Some(list_name_of(resource))),
         "create" | "update" => (definition.clone(), &["*/*"], definition),
         "patch" => {
-            let types = if matches!(resource.source, super::Source::Custom(_)) { CUSTOM_PATCH_TYPES } else { PATCH_TYPES };
+            let types =
+                if matches!(resource.source, super::Source::Custom(_)) { CUSTOM_PATCH_TYPES } else { PATCH_TYPES };
             (Some(format!("{META}Patch")), types, definition)
         }
         "delete" | "deletecollection" => (Some(format!("{META}DeleteOptions")), &["*/*"], status),
