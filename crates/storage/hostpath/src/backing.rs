@@ -114,8 +114,12 @@ impl Backings {
             if volume(id) && !self.path(id).exists() {
                 tracing::info!(volume = %id, "the deletion of the volume had not been recorded; putting its content back");
                 self.restore(id)?;
-            } else {
-                self.destroy(id)?;
+            } else if let Err(error) = self.destroy(id) {
+                // The volume is gone for everybody. What is left of it must not keep the driver from serving the others.
+                tracing::warn!(
+                    path = %self.aside(id).display(), error = %crate::store::describe(&error),
+                    "cannot remove the content of a deleted volume; the next start tries again"
+                );
             }
         }
         for id in ids(&self.directory)? {

@@ -324,3 +324,25 @@ async fn a_volume_that_is_being_deleted_is_not_promised_again() {
     drop(hold);
     assert_eq!(place.create(&driver).await.unwrap(), volume_id);
 }
+
+#[tokio::test]
+async fn content_that_cannot_be_removed_keeps_nobody_from_starting() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new(Kind::Directory);
+    let driver = place.start(Fault::default()).await.unwrap();
+    let volume_id = place.create(&driver).await.unwrap();
+    let busy = place.state().join(&volume_id).join("busy");
+    fs_err::create_dir(&busy).unwrap();
+    let flags = outrigger_sys::mount::MountFlags::empty();
+    outrigger_sys::mount::mount(Path::new("tmpfs"), &busy, "tmpfs", flags, "").unwrap();
+    place.delete(&driver, &volume_id).await.unwrap();
+    drop(driver);
+    let outcome = place.start(Fault::default()).await.map(drop);
+    let left = place.state().join("deleted").join(&volume_id);
+    outrigger_sys::mount::unmount(&left.join("busy")).unwrap();
+    outcome.unwrap();
+    drop(place.start(Fault::default()).await.unwrap());
+    assert!(!left.exists(), "the next start tries again");
+}
