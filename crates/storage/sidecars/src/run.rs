@@ -221,7 +221,7 @@ async fn work(options: Options, shutdown: Shutdown, metrics: Metrics, health: He
             duration: options.leader_election_lease_duration,
             renew_deadline: options.leader_election_renew_deadline,
             retry_period: options.leader_election_retry_period,
-            ..LeaseOptions::new(namespace.clone(), about.name.replace('/', "-"))
+            ..LeaseOptions::new(namespace.clone(), lease_name(&about.name))
         };
         let elector = Elector::new(client, lease, ElectionMetrics::register(&metrics))?;
         elector.register_health(&health);
@@ -324,6 +324,15 @@ fn config(options: &Options, about: &About, namespace: &str) -> Config {
     }
 }
 
+/// The name that the original gives its Lease, so that the two exclude each other while one takes the other's place.
+fn lease_name(driver: &str) -> String {
+    let mut name = driver.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "-");
+    if name.ends_with('-') {
+        name.push('X');
+    }
+    name
+}
+
 /// When this process started, a random number, and the driver: the form that the original writes.
 fn identity(driver: &str) -> String {
     let random = uuid::Uuid::new_v4().as_u128() % 10_000;
@@ -337,4 +346,17 @@ fn own_namespace(default: &str) -> String {
         .map(|text| text.trim().to_owned())
         .filter(|namespace| !namespace.is_empty())
         .unwrap_or_else(|| default.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lease_is_the_originals() {
+        assert_eq!(lease_name("hostpath.csi.k8s.io"), "hostpath-csi-k8s-io");
+        assert_eq!(lease_name("example.com/driver"), "example-com-driver");
+        assert_eq!(lease_name("driver."), "driver-X");
+        assert_eq!(lease_name("a1-b2"), "a1-b2");
+    }
 }

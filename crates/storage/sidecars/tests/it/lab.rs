@@ -123,7 +123,9 @@ async fn a_claim_comes_and_goes() {
     assert!(driver.volumes().is_empty());
 
     let leases: Api<Lease> = Api::namespaced(client.clone(), "default");
-    assert!(leases.get(driver::NAME).await.unwrap().spec.unwrap().holder_identity.is_some());
+    // csi-provisioner's name for it.
+    let lease = driver::NAME.replace('.', "-");
+    assert!(leases.get(&lease).await.unwrap().spec.unwrap().holder_identity.is_some());
     let record: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
     running.shutdown.trigger();
     running.program.await.unwrap().unwrap();
