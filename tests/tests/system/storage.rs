@@ -167,7 +167,8 @@ fn claims_are_provisioned_through_crashes() -> Result<()> {
         let pid = eventually(PATIENCE, || {
             let status = lab.status()?;
             let child = status["children"].as_array().into_iter().flatten().find(|child| child["name"] == victim);
-            let pid = child.and_then(|child| child["process"]["pid"].as_i64()).with_context(|| format!("{victim} runs"))?;
+            let pid =
+                child.and_then(|child| child["process"]["pid"].as_i64()).with_context(|| format!("{victim} runs"))?;
             rustix::process::Pid::from_raw(pid.try_into()?).context("a process id")
         })?;
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);

@@ -149,8 +149,8 @@ pub(crate) struct Record {
 pub(crate) struct Child {
     /// Its name, which its log file bears too.
     pub name: String,
-    /// The process.
-    pub process: ProcessId,
+    /// The process; none between a death and the next start.
+    pub process: Option<ProcessId>,
     /// How often it was started again after it had ended by itself.
     pub restarts: u32,
 }

@@ -143,10 +143,10 @@ async fn down(layout: &Layout, args: &LabDown) -> Result<bool> {
             gone(record.process, Duration::from_secs(5)).await;
         }
         // Children end with the lab even when it is killed; make sure before their mounts are taken away.
-        for child in &record.children {
-            if !gone(child.process, Duration::from_secs(5)).await {
-                child.process.signal(Signal::KILL);
-                gone(child.process, Duration::from_secs(5)).await;
+        for process in record.children.iter().filter_map(|child| child.process) {
+            if !gone(process, Duration::from_secs(5)).await {
+                process.signal(Signal::KILL);
+                gone(process, Duration::from_secs(5)).await;
             }
         }
     }
@@ -222,16 +222,14 @@ fn summary(layout: &Layout, record: &Record) -> String {
         format!("  kubeconfig  {}", layout.kubeconfig().display()),
     ];
     for child in &record.children {
-        let state = if child.process.is_alive() { "runs" } else { "is down" };
+        let state = match child.process.filter(|process| process.is_alive()) {
+            Some(process) => format!("runs (pid {})", process.pid),
+            None => "is down".to_owned(),
+        };
         let restarts =
             if child.restarts == 0 { String::new() } else { format!(", restarted {} times", child.restarts) };
         let log = layout.log(&child.name);
-        lines.push(format!(
-            "  {:<11} {state} (pid {}{restarts}), log {}",
-            child.name,
-            child.process.pid,
-            log.display()
-        ));
+        lines.push(format!("  {:<11} {state}{restarts}, log {}", child.name, log.display()));
     }
     lines.join("\n")
 }

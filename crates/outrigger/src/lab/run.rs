@@ -180,9 +180,9 @@ async fn register(layout: &Layout, node: &Node) -> Result<()> {
 fn write_children(layout: &Layout, children: &[Supervised], record: &mut Record) -> Result<()> {
     record.children = children
         .iter()
-        .filter_map(|child| {
+        .map(|child| {
             let state = child.state();
-            Some(Child { name: child.name().to_owned(), process: state.process?, restarts: state.restarts })
+            Child { name: child.name().to_owned(), process: state.process, restarts: state.restarts }
         })
         .collect();
     layout.write_record(record)
