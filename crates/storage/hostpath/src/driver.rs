@@ -34,10 +34,17 @@ impl HostPath {
     pub(crate) async fn open(mut config: Config) -> Result<Self, Error> {
         let inner = tokio::task::spawn_blocking(move || {
             if !config.state_dir.exists() {
-                fs_err::create_dir_all(&config.state_dir)?;
-                // Directory volumes are open to all, for pods of any user; who is not in a pod has no business there.
-                let private = std::os::unix::fs::PermissionsExt::from_mode(0o750);
-                fs_err::set_permissions(&config.state_dir, private)?;
+                // Directory volumes are open to all, for pods of any user; who is not in a pod has no business there. Made
+                // with that mode: a driver that is killed right after must not leave a directory that keeps another.
+                let mut private = std::fs::DirBuilder::new();
+                std::os::unix::fs::DirBuilderExt::mode(&mut private, 0o750);
+                if let Some(parent) = config.state_dir.parent() {
+                    fs_err::create_dir_all(parent)?;
+                }
+                private.create(&config.state_dir).map_err(|source| {
+                    let problem = format!("cannot make the state directory {}: {source}", config.state_dir.display());
+                    std::io::Error::new(source.kind(), problem)
+                })?;
             }
             // The kernel shows the files behind loop devices by their full path.
             config.state_dir = fs_err::canonicalize(&config.state_dir)?;
