@@ -15,9 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Creates in one measured burst.
 const BURST: usize = 500;
 
-pub(crate) async fn run(endpoint: Option<&str>, pids: &[u32], binary: &Path, volumes: usize) -> Result<()> {
+pub(crate) async fn run(endpoint: Option<&str>, pids: &[u32], binary: &Path, volumes: usize, page: i32) -> Result<()> {
     if let Some(endpoint) = endpoint {
-        return measure(endpoint, pids, volumes).await;
+        return measure(endpoint, pids, volumes, page).await;
     }
     let scratch = tempfile::tempdir()?;
     let endpoint = format!("unix://{}/csi.sock", scratch.path().display());
@@ -27,12 +27,12 @@ pub(crate) async fn run(endpoint: Option<&str>, pids: &[u32], binary: &Path, vol
         .arg("--statedir")
         .arg(scratch.path().join("state"));
     let daemon = Daemon::start(&mut command, scratch.path()).await?;
-    let outcome = measure(&endpoint, &[daemon.pid()?], volumes).await;
+    let outcome = measure(&endpoint, &[daemon.pid()?], volumes, page).await;
     daemon.stop().await?;
     outcome
 }
 
-async fn measure(endpoint: &str, pids: &[u32], volumes: usize) -> Result<()> {
+async fn measure(endpoint: &str, pids: &[u32], volumes: usize, page: i32) -> Result<()> {
     let endpoint: Endpoint = endpoint.parse()?;
     let client = Client::connect(&endpoint, PATIENCE).await?;
     let mut present = 0;
@@ -48,7 +48,7 @@ async fn measure(endpoint: &str, pids: &[u32], volumes: usize) -> Result<()> {
         figures::run(&format!("CreateVolume with {stage} volumes, {CALLERS} callers"), &mut times, start.elapsed());
         present += BURST;
         let start = Instant::now();
-        let listed = list(&client).await?;
+        let listed = list(&client, page).await?;
         anyhow::ensure!(listed == present, "{listed} volumes are listed, {present} were made");
         line(&format!("ListVolumes of {present}, all pages"), figures::milliseconds(start.elapsed()), "ms");
         if !pids.is_empty() {
@@ -61,7 +61,7 @@ async fn measure(endpoint: &str, pids: &[u32], volumes: usize) -> Result<()> {
         line("CPU time of the driver for each volume made", format!("{each:.0}"), "us");
     }
     let start = Instant::now();
-    let mut times = delete(&client).await?;
+    let mut times = delete(&client, page).await?;
     figures::run(&format!("DeleteVolume down to zero, {CALLERS} callers"), &mut times, start.elapsed());
     Ok(())
 }
@@ -88,8 +88,8 @@ async fn create(client: &Client, numbers: std::ops::Range<usize>) -> Result<Time
     .await
 }
 
-async fn delete(client: &Client) -> Result<Times> {
-    let ids = pages(client).await?;
+async fn delete(client: &Client, page: i32) -> Result<Times> {
+    let ids = pages(client, page).await?;
     in_parallel(ids, |volume_id| {
         let client = client.clone();
         let request = proto::DeleteVolumeRequest { volume_id, ..Default::default() };
@@ -118,15 +118,15 @@ where
     Ok(times)
 }
 
-async fn list(client: &Client) -> Result<usize> {
-    Ok(pages(client).await?.len())
+async fn list(client: &Client, page: i32) -> Result<usize> {
+    Ok(pages(client, page).await?.len())
 }
 
-async fn pages(client: &Client) -> Result<Vec<String>> {
+async fn pages(client: &Client, page: i32) -> Result<Vec<String>> {
     let mut ids = Vec::new();
     let mut starting_token = String::new();
     loop {
-        let request = proto::ListVolumesRequest { max_entries: 1_000, starting_token };
+        let request = proto::ListVolumesRequest { max_entries: page, starting_token };
         let page = client.list_volumes(request, PATIENCE).await?;
         for entry in page.entries {
             ids.push(entry.volume.context("an entry has a volume")?.volume_id);

@@ -54,6 +54,9 @@ enum Command {
         /// Largest number of volumes.
         #[arg(long, default_value_t = 10_000)]
         volumes: usize,
+        /// Entries on a page of ListVolumes; 0 asks for all at once, which drivers that cut the list and give no token need.
+        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(i32).range(0..))]
+        page: i32,
     },
 }
 
@@ -65,8 +68,8 @@ fn main() -> anyhow::Result<()> {
         match command {
             Command::Lab { outrigger } => api::lab(&outrigger).await,
             Command::Api { kubeconfig, pid } => api::any(&kubeconfig, &pid).await,
-            Command::Driver { endpoint, pid, outrigger, volumes } => {
-                driver::run(endpoint.as_deref(), &pid, &outrigger, volumes).await
+            Command::Driver { endpoint, pid, outrigger, volumes, page } => {
+                driver::run(endpoint.as_deref(), &pid, &outrigger, volumes, page).await
             }
         }
     })
