@@ -347,9 +347,8 @@ impl Api {
         if !revision.is_empty() && revision != meta(current, "resourceVersion") {
             return Err(target.modified());
         }
-        if meta(wanted, "name") != target.name || (kind.namespaced && meta(wanted, "namespace") != target.namespace) {
-            shape::check_identity(target, wanted, false)?;
-        }
+        // A patch may have touched kind and apiVersion too: what is stored under a kind has to say that kind.
+        shape::check_identity(target, wanted, false)?;
         shape::check_fields(kind, wanted, options.field_validation, warnings)?;
 
         // What clients cannot change.

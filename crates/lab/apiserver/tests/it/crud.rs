@@ -423,3 +423,22 @@ async fn secrets_services_and_events_get_what_their_kinds_need() {
     misplaced["metadata"]["name"] = json!("f");
     lab.post("/api/v1/namespaces/default/events", &misplaced).await.fails(422, "Invalid");
 }
+
+#[tokio::test]
+async fn a_patch_cannot_turn_an_object_into_another_kind() {
+    let lab = Lab::start().await;
+    let made = lab.config_map("a", "1").await;
+    for (content_type, patch) in [
+        (MERGE, json!({"kind": "Secret"})),
+        (MERGE, json!({"apiVersion": "v2"})),
+        (MERGE, json!({"kind": 7})),
+        (STRATEGIC, json!({"kind": "Secret"})),
+        (JSON_PATCH, json!([{"op": "replace", "path": "/kind", "value": "Secret"}])),
+    ] {
+        let answer = lab.patch(&format!("{CM}/a"), content_type, &patch).await;
+        assert!(matches!(answer.code, 400 | 422), "{patch}: {} {}", answer.code, answer.text());
+    }
+    assert_eq!(lab.get(&format!("{CM}/a")).await.expect(200), made);
+    // Taking them away is no wish for another kind.
+    assert_eq!(lab.patch(&format!("{CM}/a"), MERGE, &json!({"kind": null})).await.expect(200), made);
+}
