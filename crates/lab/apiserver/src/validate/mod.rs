@@ -15,8 +15,20 @@ use crate::shape;
 use crate::status::{ApiError, Cause};
 use crate::write::Target;
 
+/// How deeply a stored object may nest, `managedFields` included, which nest a few levels deeper than what they are
+/// about. The JSON decoder stops at 127, here and in Rust clients, and a list or a table wraps objects in three more:
+/// what is deeper could be stored but not be read, listed, or deleted.
+pub(crate) const DEPTH_LIMIT: usize = 120;
+
 /// Checks an object about to be written. `old` is the present one of an update.
 pub(crate) fn object(kind: &KindInfo, target: &Target, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+    if is_deeper(new, DEPTH_LIMIT) {
+        return Err(ApiError::bad_request(format!(
+            "{} \"{}\" nests deeper than {DEPTH_LIMIT} levels, the record of who owns its fields (metadata.managedFields) included",
+            kind.qualified(),
+            meta(new, "name")
+        )));
+    }
     let mut errors = Vec::new();
     metadata(kind, new, old, &mut errors);
     if let Some((schema, definitions)) = shape::schema(kind) {
@@ -39,6 +51,16 @@ pub(crate) fn object(kind: &KindInfo, target: &Target, new: &Value, old: Option<
     }
     let name = if target.name.is_empty() { meta(new, "name") } else { &target.name };
     Err(ApiError::invalid(&kind.group, &kind.kind, name, errors.into_iter().map(Cause::from).collect()))
+}
+
+/// Whether more than `levels` lists and objects enclose some value.
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    let deeper = |child: &Value| is_deeper(child, levels.saturating_sub(1));
+    match value {
+        Value::Array(list) => levels == 0 || list.iter().any(deeper),
+        Value::Object(map) => levels == 0 || map.values().any(deeper),
+        _ => false,
+    }
 }
 
 /// Null, empty and absent are the same to most rules.

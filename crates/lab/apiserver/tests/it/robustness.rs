@@ -144,3 +144,45 @@ async fn a_restart_keeps_objects_keys_and_revisions() {
         outrigger_lab_apiserver::Server::start(outrigger_lab_apiserver::ServerOptions::new(lab.dir.path())).await;
     assert!(second.is_err(), "one server a directory");
 }
+
+#[tokio::test]
+async fn what_can_be_stored_can_be_read_listed_and_deleted_however_deep() {
+    let lab = Lab::start().await;
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "deeps.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced", "names": {"plural": "deeps", "kind": "Deep"},
+            "versions": [{
+                "name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+            }],
+        },
+    });
+    lab.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await.expect(201);
+    let path = "/apis/example.com/v1/namespaces/default/deeps";
+    let (mut stored, mut refused) = (0, 0);
+    for depth in 100..127 {
+        let spec = format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth));
+        let name = format!("d{depth}");
+        let body =
+            format!("{{\"apiVersion\":\"example.com/v1\",\"kind\":\"Deep\",\"metadata\":{{\"name\":\"{name}\"}},\"spec\":{spec}}}");
+        let dry = lab.send("POST", &format!("{path}?dryRun=All"), &[("content-type", JSON)], body.clone()).await.code;
+        let answer = lab.send("POST", path, &[("content-type", JSON)], body).await;
+        assert_eq!(dry, answer.code, "a dry run says what would happen");
+        if answer.code == 201 {
+            stored += 1;
+            lab.get(&format!("{path}/{name}")).await.expect(200);
+            let list = lab.get(&format!("{path}?labelSelector=x!%3Dy")).await.expect(200);
+            assert_eq!(list["items"].as_array().expect("items").len(), 1);
+            let table = lab.get_as(path, "application/json;as=Table;v=v1;g=meta.k8s.io").await;
+            assert_eq!(table.code, 200);
+            lab.delete(&format!("{path}/{name}")).await.expect(200);
+        } else {
+            refused += 1;
+            let status = answer.fails(400, "BadRequest");
+            assert!(status["message"].as_str().expect("text").contains("nests deeper"), "{status}");
+        }
+    }
+    assert!(stored > 5 && refused > 5, "{stored} stored, {refused} refused");
+    lab.get(path).await.expect(200);
+}
