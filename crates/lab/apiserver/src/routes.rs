@@ -229,8 +229,10 @@ impl Call<'_> {
         let watch = self.query.flag("watch").unwrap_or(false) && route.subresource.is_none();
         let verb = Verb::of(self.method, route.name.is_some(), watch).ok_or_else(ApiError::method_not_allowed)?;
         // Rights are looked at first: who may not know of a resource is not told whether it exists.
+        // A selector names what is read; what is created or deleted it does not.
         let selected = match &route.name {
             Some(name) => Some(name.clone()),
+            None if !matches!(verb, Verb::List | Verb::Watch) => None,
             None => self
                 .query
                 .get("fieldSelector")

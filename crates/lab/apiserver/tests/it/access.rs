@@ -123,3 +123,38 @@ async fn roles_grant_what_they_say_and_nothing_else() {
     assert_eq!(lab.post(reviews, &ask("get")).await.expect(201)["status"]["allowed"], true);
     assert_eq!(lab.post(reviews, &ask("delete")).await.expect(201)["status"]["allowed"], false);
 }
+
+/// Grants the account `robot` of the namespace `default` these rules in the whole cluster.
+async fn grant(lab: &Lab, rules: serde_json::Value) {
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    lab.post(&format!("{rbac}/clusterroles"), &json!({"metadata": {"name": "robots"}, "rules": rules})).await.expect(201);
+    lab.post(
+        &format!("{rbac}/clusterrolebindings"),
+        &json!({
+            "metadata": {"name": "robots"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "robots"},
+            "subjects": [{"kind": "ServiceAccount", "name": "robot", "namespace": "default"}],
+        }),
+    )
+    .await
+    .expect(201);
+}
+
+#[tokio::test]
+async fn a_selector_gives_no_right_to_create_or_delete() {
+    let lab = Lab::start().await;
+    let bearer = format!("Bearer {}", token(&lab, "robot").await);
+    let auth = [("authorization", bearer.as_str()), ("content-type", JSON)];
+    grant(
+        &lab,
+        json!([{"verbs": ["*"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["mine"]}]),
+    )
+    .await;
+    let selected = format!("{CM}?fieldSelector=metadata.name%3Dmine");
+    lab.send("GET", &selected, &auth, "").await.expect(200);
+    lab.send("GET", CM, &auth, "").await.fails(403, "Forbidden");
+    let other = json!({"metadata": {"name": "other"}}).to_string();
+    lab.send("POST", &selected, &auth, other).await.fails(403, "Forbidden");
+    lab.send("DELETE", &selected, &auth, "").await.fails(403, "Forbidden");
+    lab.get(&format!("{CM}/other")).await.fails(404, "NotFound");
+}
