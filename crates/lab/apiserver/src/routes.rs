@@ -11,7 +11,7 @@ use outrigger_lab_machinery::table::IncludeObject;
 use serde_json::Value;
 
 use crate::api::Api;
-use crate::auth::{Attributes, TokenIssuer, User, path_verb, review};
+use crate::auth::{Attributes, TokenIssuer, User, impersonate, path_verb, review};
 use crate::body::{Body, failure, json, respond};
 use crate::delete::DeleteOptions;
 use crate::discovery;
@@ -56,7 +56,7 @@ impl Api {
             query: &query,
             body: &body,
         };
-        let result = match authenticated {
+        let result = match authenticated.and_then(|user| impersonate(self, &parts.headers, user)) {
             Ok(user) => call.route(&route, &user).await,
             Err(error) => Err(error),
         };

@@ -1,5 +1,6 @@
 //! Who asks ([`Authenticator`]) and whether they may ([`Authorizer`]).
 
+mod impersonate;
 mod rbac;
 mod review;
 mod token;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, header};
 
+pub(crate) use impersonate::impersonate;
 pub(crate) use rbac::{Rbac, seeds};
 pub(crate) use review::review;
 pub(crate) use token::{Bound, ISSUER, TokenIssuer, TokenSubject};

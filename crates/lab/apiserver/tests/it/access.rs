@@ -127,7 +127,9 @@ async fn roles_grant_what_they_say_and_nothing_else() {
 /// Grants the account `robot` of the namespace `default` these rules in the whole cluster.
 async fn grant(lab: &Lab, rules: serde_json::Value) {
     let rbac = "/apis/rbac.authorization.k8s.io/v1";
-    lab.post(&format!("{rbac}/clusterroles"), &json!({"metadata": {"name": "robots"}, "rules": rules})).await.expect(201);
+    lab.post(&format!("{rbac}/clusterroles"), &json!({"metadata": {"name": "robots"}, "rules": rules}))
+        .await
+        .expect(201);
     lab.post(
         &format!("{rbac}/clusterrolebindings"),
         &json!({
@@ -145,11 +147,8 @@ async fn a_selector_gives_no_right_to_create_or_delete() {
     let lab = Lab::start().await;
     let bearer = format!("Bearer {}", token(&lab, "robot").await);
     let auth = [("authorization", bearer.as_str()), ("content-type", JSON)];
-    grant(
-        &lab,
-        json!([{"verbs": ["*"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["mine"]}]),
-    )
-    .await;
+    grant(&lab, json!([{"verbs": ["*"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["mine"]}]))
+        .await;
     let selected = format!("{CM}?fieldSelector=metadata.name%3Dmine");
     lab.send("GET", &selected, &auth, "").await.expect(200);
     lab.send("GET", CM, &auth, "").await.fails(403, "Forbidden");
@@ -157,4 +156,49 @@ async fn a_selector_gives_no_right_to_create_or_delete() {
     lab.send("POST", &selected, &auth, other).await.fails(403, "Forbidden");
     lab.send("DELETE", &selected, &auth, "").await.fails(403, "Forbidden");
     lab.get(&format!("{CM}/other")).await.fails(404, "NotFound");
+}
+
+#[tokio::test]
+async fn whoever_acts_as_somebody_else_has_their_rights_only() {
+    let lab = Lab::start().await;
+    let whoami = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let json = ("content-type", JSON);
+    let as_jane =
+        [("impersonate-user", "jane"), ("impersonate-group", "dev"), ("impersonate-extra-scopes", "view"), json];
+    let me = lab.send("POST", whoami, &as_jane, "{}").await.expect(201);
+    assert_eq!(
+        me["status"]["userInfo"],
+        json!({"username": "jane", "groups": ["dev", "system:authenticated"], "extra": {"scopes": ["view"]}})
+    );
+    let status = lab.send("GET", CM, &as_jane, "").await.fails(403, "Forbidden");
+    assert!(status["message"].as_str().expect("text").contains("User \"jane\""), "{status}");
+    let account = [("impersonate-user", "system:serviceaccount:default:x"), json];
+    let me = lab.send("POST", whoami, &account, "{}").await.expect(201);
+    assert_eq!(
+        me["status"]["userInfo"]["groups"],
+        json!(["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"])
+    );
+    let masters = [("impersonate-user", "boss"), ("impersonate-group", "system:masters")];
+    lab.send("GET", CM, &masters, "").await.expect(200);
+    for headers in [[("impersonate-group", "dev")], [("impersonate-who", "x")]] {
+        lab.send("GET", CM, &headers, "").await.fails(400, "BadRequest");
+    }
+
+    let bearer = format!("Bearer {}", token(&lab, "robot").await);
+    let robot = ("authorization", bearer.as_str());
+    let status = lab.send("GET", CM, &[robot, ("impersonate-user", "jane")], "").await.fails(403, "Forbidden");
+    assert_eq!(
+        status["message"],
+        "users \"jane\" is forbidden: User \"system:serviceaccount:default:robot\" cannot impersonate resource \"users\" in API group \"\" at the cluster scope"
+    );
+    grant(
+        &lab,
+        json!([{"verbs": ["impersonate"], "apiGroups": [""], "resources": ["users"], "resourceNames": ["jane"]}]),
+    )
+    .await;
+    let me = lab.send("POST", whoami, &[robot, ("impersonate-user", "jane"), json], "{}").await.expect(201);
+    assert_eq!(me["status"]["userInfo"]["username"], "jane");
+    for more in [("impersonate-group", "system:masters"), ("impersonate-uid", "1"), ("impersonate-extra-a", "b")] {
+        lab.send("GET", CM, &[robot, ("impersonate-user", "jane"), more], "").await.fails(403, "Forbidden");
+    }
 }

@@ -164,8 +164,9 @@ async fn what_can_be_stored_can_be_read_listed_and_deleted_however_deep() {
     for depth in 100..127 {
         let spec = format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth));
         let name = format!("d{depth}");
-        let body =
-            format!("{{\"apiVersion\":\"example.com/v1\",\"kind\":\"Deep\",\"metadata\":{{\"name\":\"{name}\"}},\"spec\":{spec}}}");
+        let body = format!(
+            "{{\"apiVersion\":\"example.com/v1\",\"kind\":\"Deep\",\"metadata\":{{\"name\":\"{name}\"}},\"spec\":{spec}}}"
+        );
         let dry = lab.send("POST", &format!("{path}?dryRun=All"), &[("content-type", JSON)], body.clone()).await.code;
         let answer = lab.send("POST", path, &[("content-type", JSON)], body).await;
         assert_eq!(dry, answer.code, "a dry run says what would happen");
