@@ -1,6 +1,6 @@
 //! The API as a value: store, kinds and policies, shared by the HTTPS server and the in-process clients.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -54,6 +54,8 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) config: Config,
     registry: RwLock<Arc<Registry>>,
+    /// Held from reading the definitions until the kinds they make are served: the last to read is the last to set.
+    reloading: Mutex<()>,
     pub(crate) authenticator: Authenticator,
     pub(crate) authorizer: Box<dyn Authorizer>,
     pub(crate) issuer: Arc<TokenIssuer>,
@@ -88,6 +90,7 @@ impl Api {
             store,
             config,
             registry: RwLock::new(Arc::new(Registry::builtin())),
+            reloading: Mutex::default(),
             authenticator,
             authorizer,
             issuer,
@@ -122,7 +125,12 @@ impl Api {
         Arc::clone(&self.0.registry.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Replaces the custom kinds.
+    /// Keeps others from changing the custom kinds.
+    pub(crate) fn lock_kinds(&self) -> MutexGuard<'_, ()> {
+        self.0.reloading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces the custom kinds. To be called under [`Self::lock_kinds`].
     pub(crate) fn set_custom(&self, custom: Vec<Arc<KindInfo>>) {
         let mut registry = self.0.registry.write().unwrap_or_else(PoisonError::into_inner);
         *registry = Arc::new(registry.with_custom(custom));

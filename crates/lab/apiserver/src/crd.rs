@@ -290,6 +290,7 @@ impl Api {
 
     /// Serves exactly the custom kinds of the definitions in the store.
     pub(crate) fn reload_definitions(&self) {
+        let _kinds = self.lock_kinds();
         let definitions = self.definitions();
         let accepted = definitions.iter().filter(|definition| condition(definition, "Established") == Some("True"));
         self.set_custom(accepted.flat_map(kinds).collect());

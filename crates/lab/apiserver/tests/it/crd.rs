@@ -239,3 +239,32 @@ async fn taken_names_are_not_accepted() {
     assert_eq!(accepted["status"], "False");
     assert_eq!(lab.get("/apis/example.com/v1/namespaces/default/gadgets").await.code, 404);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn definitions_made_at_once_are_all_served() {
+    let lab = std::sync::Arc::new(Lab::start().await);
+    let count = 24;
+    let made: Vec<_> = (0..count)
+        .map(|index| {
+            let lab = std::sync::Arc::clone(&lab);
+            tokio::spawn(async move {
+                let definition = json!({
+                    "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+                    "metadata": {"name": format!("k{index}s.example.com")},
+                    "spec": {
+                        "group": "example.com", "scope": "Namespaced",
+                        "names": {"plural": format!("k{index}s"), "kind": format!("K{index}")},
+                        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}],
+                    },
+                });
+                lab.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition).await.expect(201);
+            })
+        })
+        .collect();
+    for task in made {
+        task.await.expect("made");
+    }
+    for index in 0..count {
+        lab.get(&format!("/apis/example.com/v1/k{index}s")).await.expect(200);
+    }
+}
