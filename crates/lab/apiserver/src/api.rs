@@ -56,6 +56,8 @@ pub(crate) struct Inner {
     registry: RwLock<Arc<Registry>>,
     /// Held from reading the definitions until the kinds they make are served: the last to read is the last to set.
     reloading: Mutex<()>,
+    /// Held from choosing a service's addresses and ports until the service is stored.
+    allocating: Mutex<()>,
     pub(crate) authenticator: Authenticator,
     pub(crate) authorizer: Box<dyn Authorizer>,
     pub(crate) issuer: Arc<TokenIssuer>,
@@ -91,6 +93,7 @@ impl Api {
             config,
             registry: RwLock::new(Arc::new(Registry::builtin())),
             reloading: Mutex::default(),
+            allocating: Mutex::default(),
             authenticator,
             authorizer,
             issuer,
@@ -123,6 +126,13 @@ impl Api {
     /// The kinds served now.
     pub fn registry(&self) -> Arc<Registry> {
         Arc::clone(&self.0.registry.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// For a kind whose objects get addresses or ports that no other has: keeps others from choosing the same until
+    /// this one is stored.
+    pub(crate) fn lock_allocation(&self, kind: &KindInfo) -> Option<MutexGuard<'_, ()>> {
+        (kind.group.is_empty() && &*kind.plural == "services")
+            .then(|| self.0.allocating.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Keeps others from changing the custom kinds.

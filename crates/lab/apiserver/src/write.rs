@@ -167,7 +167,8 @@ impl Api {
         if let Some(finalizer) = kind.rules.finalizer {
             object::add_finalizer(&mut object, finalizer);
         }
-        admit::create(self, &target, &mut object, options.dry_run)?;
+        let _allocation = self.lock_allocation(kind);
+        admit::create(self, &target, &mut object)?;
         if ownership == Ownership::Open {
             ownership::update(kind, None, &mut object, actor, options, Part::Main, now);
         }
@@ -266,6 +267,7 @@ impl Api {
     ) -> Result<Written, ApiError> {
         let kind = &target.kind;
         let key = target.key();
+        let _allocation = self.lock_allocation(kind);
         let mut version = self.store().get(&key).ok_or_else(|| target.not_found())?;
         for _ in 0..ATTEMPTS {
             let current = shape::parse(kind, &version)?;

@@ -210,14 +210,8 @@ pub(crate) fn service(new: &mut Value, old: Option<&Value>, _: &HookContext<'_>)
     }
 }
 
-/// Addresses and node ports of a service.
-pub(crate) fn allocate(
-    api: &Api,
-    target: &Target,
-    service: &mut Value,
-    old: Option<&Value>,
-    dry_run: bool,
-) -> Result<(), ApiError> {
+/// Addresses and node ports of a service. To be called under [`Api::lock_allocation`].
+pub(crate) fn allocate(api: &Api, target: &Target, service: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
     let kind = text(service, &["spec", "type"]).to_owned();
     if kind == "ExternalName" {
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
@@ -233,7 +227,6 @@ pub(crate) fn allocate(
         .filter(|version| *version.key != *own)
         .filter_map(|version| serde_json::from_slice(&version.value).ok())
         .collect();
-    let _ = dry_run;
     cluster_address(api, target, service, &others)?;
     node_ports(target, service, &kind, old, &others)
 }

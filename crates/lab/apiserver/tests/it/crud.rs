@@ -442,3 +442,42 @@ async fn a_patch_cannot_turn_an_object_into_another_kind() {
     // Taking them away is no wish for another kind.
     assert_eq!(lab.patch(&format!("{CM}/a"), MERGE, &json!({"kind": null})).await.expect(200), made);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn services_made_at_once_never_share_an_address_or_a_port() {
+    let lab = std::sync::Arc::new(Lab::start().await);
+    let services = "/api/v1/namespaces/default/services";
+    let race = |make: fn(usize) -> Value| {
+        let tasks: Vec<_> = (0..16)
+            .map(|index| {
+                let lab = std::sync::Arc::clone(&lab);
+                tokio::spawn(async move { lab.post(services, &make(index)).await.code })
+            })
+            .collect();
+        async {
+            let mut codes = Vec::new();
+            for task in tasks {
+                codes.push(task.await.expect("answered"));
+            }
+            codes
+        }
+    };
+    let codes = race(
+        |index| json!({"metadata": {"name": format!("same-{index}")}, "spec": {"clusterIP": "10.96.7.7", "ports": [{"port": 80}]}}),
+    );
+    assert_eq!(codes.await.iter().filter(|code| **code == 201).count(), 1, "one gets the address");
+    let codes = race(
+        |index| json!({"metadata": {"name": format!("port-{index}")}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}}),
+    );
+    assert!(codes.await.iter().all(|code| *code == 201));
+    let list = lab.get(services).await.expect(200);
+    let mut ports: Vec<i64> = list["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .filter_map(|service| service["spec"]["ports"][0]["nodePort"].as_i64())
+        .collect();
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), 16, "each has a port of its own");
+}
