@@ -26,7 +26,13 @@ echo "==> building the tests and the command"
 cargo build --locked --quiet -p outrigger
 status=0
 echo "==> running the tests"
-TMPDIR=$tmp cargo nextest run --locked --workspace || status=$?
+skips=$tmp.skips
+: > "$skips"
+TMPDIR=$tmp OUTRIGGER_SKIPS=$skips cargo nextest run --locked --workspace || status=$?
+echo "==> $(grep -c . "$skips" || true) tests or parts of tests were skipped"
+cat "$skips"
+rm -f "$skips"
+[ "$(id -u)" = 0 ] || echo "    and those that mount volumes, since this is not root"
 echo "==> running the documentation's examples"
 TMPDIR=$tmp cargo test --locked --workspace --doc --quiet > "$tmp.doc" 2>&1 || { status=$?; cat "$tmp.doc"; }
 rm -f "$tmp.doc"

@@ -5,10 +5,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 outrigger=target/release/outrigger
-dir=$OUTRIGGER_LAB_DIR
+dir=${OUTRIGGER_LAB_DIR:-/var/lib/outrigger/lab}
 
 if [ "$(id -u)" != 0 ]; then
-    echo "The lab's storage driver mounts volumes, so the lab needs root: run \`sudo make up\`." >&2
+    echo "The lab's storage driver mounts volumes, so this needs root. What is built can be started with" >&2
+    echo "\`sudo scripts/up.sh\`; without volumes, \`$outrigger lab up --bare\` works for anybody." >&2
     exit 1
 fi
 

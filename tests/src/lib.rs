@@ -30,10 +30,22 @@ pub fn is_root(test: &str) -> bool {
     root
 }
 
-/// Prints that a test is skipped, and why.
+/// Prints that a test, or a part of one, is skipped, and why; `make test` collects and counts these lines.
 #[expect(clippy::print_stderr, reason = "a test's words to whoever runs it")]
 pub fn eprintln_skip(test: &str, why: &str) {
-    eprintln!("SKIPPED {test}: {why}");
+    let line = format!("SKIPPED {test}: {why}");
+    eprintln!("{line}");
+    if let Some(list) = std::env::var_os("OUTRIGGER_SKIPS") {
+        use std::io::Write as _;
+        let written = fs_err::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(list)
+            .and_then(|mut list| writeln!(list, "{line}"));
+        if let Err(error) = written {
+            eprintln!("cannot count it: {error}");
+        }
+    }
 }
 
 /// What a command printed, and whether it went well.

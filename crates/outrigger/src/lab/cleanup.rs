@@ -5,6 +5,7 @@
 //! after everything was killed.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -13,13 +14,27 @@ use outrigger_sys::{loopdev, mount};
 
 use super::layout::Layout;
 
-/// Unmounts and detaches; goes on after a failure and reports all of them in the end.
-pub(crate) fn release(layout: &Layout) -> Result<()> {
+/// A mount that somebody works in: its name is gone, the mount itself goes with its last user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lingering {
+    /// Where it was mounted.
+    pub target: PathBuf,
+}
+
+impl fmt::Display for Lingering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is in use: it is detached, and released when its last user is gone", self.target.display())
+    }
+}
+
+/// Unmounts and detaches; goes on after a failure and reports all of them in the end. Gives what is still in use.
+pub(crate) fn release(layout: &Layout) -> Result<Vec<Lingering>> {
     let root = layout.root().canonicalize()?;
     let loops: Vec<(loopdev::LoopDevice, PathBuf)> =
         loopdev::attached()?.into_iter().filter(|(_, backing)| backing.starts_with(&root)).collect();
     let devices: BTreeSet<PathBuf> = loops.iter().map(|(device, _)| device.path()).collect();
     let mut failures = Vec::new();
+    let mut lingering = Vec::new();
     for target in belonging(&mountinfo::read()?, &root, &devices) {
         if let Err(error) = mount::unmount(&target) {
             if !error.is_busy() {
@@ -27,9 +42,9 @@ pub(crate) fn release(layout: &Layout) -> Result<()> {
                 continue;
             }
             // Somebody works in it. The volume's files stay; the name goes now and the mount with its last user.
-            tracing::warn!(target = %target.display(), "in use: detached, it goes with its last user");
-            if let Err(error) = mount::unmount_detach(&target) {
-                failures.push(format!("{error}"));
+            match mount::unmount_detach(&target) {
+                Ok(()) => lingering.push(Lingering { target }),
+                Err(error) => failures.push(format!("{error}")),
             }
         }
     }
@@ -40,7 +55,7 @@ pub(crate) fn release(layout: &Layout) -> Result<()> {
             failures.push(format!("{error}"));
         }
     }
-    if failures.is_empty() { Ok(()) } else { bail!("could not release everything: {}", failures.join("; ")) }
+    if failures.is_empty() { Ok(lingering) } else { bail!("could not release everything: {}", failures.join("; ")) }
 }
 
 /// The mounts below `root`, of directories below `root`, and of the given devices; those mounted last come first.

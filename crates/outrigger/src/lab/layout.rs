@@ -1,6 +1,7 @@
 //! Where the lab keeps things, and how one of its commands finds a lab that another one started.
 //!
 //! ```text
+//! <dir>/lock                locked while a lab runs; its presence marks the directory as a lab's
 //! <dir>/lab.json            who runs the lab: pid, its start time, address (removed on an orderly stop)
 //! <dir>/kubeconfig          for kubectl: the API server's address, its CA and an administrator's certificate
 //! <dir>/pki/, <dir>/store/  the API server's keys and objects
@@ -94,6 +95,38 @@ impl Layout {
         private(&self.root)?;
         private(&self.logs())?;
         private(&self.root.join("plugins/csi-hostpath"))
+    }
+
+    /// Takes the directory for this process; the lock goes with the file that is returned, also by a kill. Fails, and
+    /// names the holder, when another lab has it.
+    pub(crate) fn lock(&self) -> Result<std::fs::File> {
+        use std::io::{Read as _, Write as _};
+        let path = self.lock_path();
+        let (mut file, _) =
+            fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)?.into_parts();
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                file.read_to_string(&mut holder)?;
+                bail!("a lab runs in {} already (pid {})", self.root.display(), holder.trim());
+            }
+            Err(std::fs::TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        }
+        file.set_len(0)?;
+        writeln!(file, "{}", std::process::id())?;
+        Ok(file)
+    }
+
+    /// True if a lab ever ran here.
+    pub(crate) fn is_a_labs(&self) -> bool {
+        self.lock_path().exists()
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.root.join("lock")
     }
 
     /// Leaves word of who runs the lab, so that other commands find it.

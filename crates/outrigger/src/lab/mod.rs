@@ -150,8 +150,12 @@ async fn down(layout: &Layout, args: &LabDown) -> Result<bool> {
             }
         }
     }
-    if layout.root().exists() {
-        cleanup::release(layout)?;
+    if layout.is_a_labs() {
+        // Without a record of it a lab may still run; then the lock is held and its mounts are not ours to take.
+        let _lock = layout.lock().context("it left no record of itself; end that process first")?;
+        for lingering in cleanup::release(layout)? {
+            say(&lingering.to_string())?;
+        }
         layout.remove_record()?;
     }
     Ok(running.is_some())
@@ -193,12 +197,13 @@ async fn reset(args: &LabReset) -> Result<Outcome> {
         return say(&format!("there is nothing in {}", root.display()));
     }
     // A wrong --dir must not cost anybody their files: only a directory that looks like a lab's is deleted.
-    let known = ["lab.json", "lab.json.new", "kubeconfig", "pki", "store", "plugins", "csi-data", "logs"];
+    let known = ["lock", "lab.json", "lab.json.new", "kubeconfig", "pki", "store", "plugins", "csi-data", "logs"];
     let foreign: Vec<String> = fs_err::read_dir(root)?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| !(known.contains(&name.as_str()) || name.starts_with('.') && name.ends_with(".notify")))
         .collect();
-    if !foreign.is_empty() {
+    if !foreign.is_empty() || !layout.is_a_labs() {
+        let foreign = if foreign.is_empty() { vec!["no lab ever ran there".to_owned()] } else { foreign };
         bail!("{} holds things that are not the lab's ({}); nothing was deleted", root.display(), foreign.join(", "));
     }
     if !args.yes {

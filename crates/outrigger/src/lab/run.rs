@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Runs the lab until it is told to stop.
 pub(crate) async fn run(up: &LabUp, verbosity: u8, layout: &Layout, shutdown: Shutdown) -> Result<()> {
     layout.create()?;
+    let _lock = layout.lock()?;
     let server = Server::start(ServerOptions {
         listen: up.listen,
         durability: match up.durability {
@@ -33,9 +34,8 @@ pub(crate) async fn run(up: &LabUp, verbosity: u8, layout: &Layout, shutdown: Sh
     })
     .await
     .context("cannot start the API server")?;
-    // What a killed lab left mounted is released before a plugin starts on top of it; not earlier, because only the lock on
-    // the store says for sure that no other lab runs here and uses those mounts.
-    cleanup::release(layout)?;
+    // What a killed lab left mounted is released before a plugin starts on top of it; the lock says that nobody uses it.
+    warn_of(&cleanup::release(layout)?);
     let mut record = Record {
         process: ProcessId::current()?,
         address: server.address(),
@@ -81,7 +81,15 @@ pub(crate) async fn run(up: &LabUp, verbosity: u8, layout: &Layout, shutdown: Sh
     server.shutdown().await;
     let released = cleanup::release(layout);
     layout.remove_record()?;
-    outcome.and(released)
+    outcome?;
+    warn_of(&released?);
+    Ok(())
+}
+
+fn warn_of(lingering: &[cleanup::Lingering]) {
+    for one in lingering {
+        tracing::warn!("{one}");
+    }
 }
 
 /// Creates the objects of the storage wing's manifests, or brings them up to date.
