@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use outrigger_lab_store::Store;
 use ring::rand::SystemRandom;
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Attributes, Authenticator, Authorizer, TokenIssuer, TokenSubject};
@@ -54,6 +55,8 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) config: Config,
     registry: RwLock<Arc<Registry>>,
+    /// Signals that the custom kinds were replaced, to their watches.
+    pub(crate) kinds_changed: watch::Sender<()>,
     /// Held from reading the definitions until the kinds they make are served: the last to read is the last to set.
     reloading: Mutex<()>,
     /// Held from choosing a service's addresses and ports until the service is stored.
@@ -92,6 +95,7 @@ impl Api {
             store,
             config,
             registry: RwLock::new(Arc::new(Registry::builtin())),
+            kinds_changed: watch::Sender::new(()),
             reloading: Mutex::default(),
             allocating: Mutex::default(),
             authenticator,
@@ -144,6 +148,8 @@ impl Api {
     pub(crate) fn set_custom(&self, custom: Vec<Arc<KindInfo>>) {
         let mut registry = self.0.registry.write().unwrap_or_else(PoisonError::into_inner);
         *registry = Arc::new(registry.with_custom(custom));
+        drop(registry);
+        self.0.kinds_changed.send_replace(());
     }
 
     /// Whether the account and the object that a token is bound to are still those it was issued for.

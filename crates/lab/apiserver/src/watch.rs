@@ -13,6 +13,7 @@ use outrigger_lab_store::{
 };
 use ring::rand::SecureRandom;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::api::Api;
@@ -80,6 +81,8 @@ pub(crate) struct Watch {
     deadline: Instant,
     /// Revision up to which everything was handed out.
     position: Revision,
+    /// Signals that a custom kind may be gone, and the watch with it.
+    kinds: Option<watch::Receiver<()>>,
 }
 
 impl Drop for Watch {
@@ -113,6 +116,7 @@ impl Api {
             // A year is for ever, and safe to add to an instant.
             deadline: now + timeout.min(Duration::from_hours(365 * 24)),
             position: 0,
+            kinds: kind.custom.is_some().then(|| self.0.kinds_changed.subscribe()),
         };
         self.0.metrics.watches.fetch_add(1, Ordering::Relaxed);
 
@@ -186,6 +190,11 @@ impl Watch {
                     self.push_bookmark();
                     self.bookmarks = Some(Instant::now() + self.api.0.config.bookmark_interval);
                 }
+                () = async { match &mut self.kinds { Some(kinds) => drop(kinds.changed().await), None => std::future::pending().await } } => {
+                    if !self.is_served() {
+                        self.source = None;
+                    }
+                }
                 () = stopping.cancelled() => self.source = None,
             }
         }
@@ -203,6 +212,12 @@ impl Watch {
             }
         }
         self.queue.pop_front()
+    }
+
+    /// Whether the kind is still there.
+    fn is_served(&self) -> bool {
+        let kind = &self.kind;
+        self.api.registry().resource(&kind.group, &kind.version, &kind.plural).is_some()
     }
 
     fn push_bookmark(&mut self) {

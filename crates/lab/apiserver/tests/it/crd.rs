@@ -268,3 +268,23 @@ async fn definitions_made_at_once_are_all_served() {
         lab.get(&format!("/apis/example.com/v1/k{index}s")).await.expect(200);
     }
 }
+
+#[tokio::test]
+async fn a_watch_ends_with_its_kind_and_not_with_another() {
+    let lab = Lab::start().await;
+    lab.post(CRDS, &definition()).await.expect(201);
+    lab.post(WIDGETS, &widget("a", json!({"replicas": 1}))).await.expect(201);
+    let mut events = lab.watch(&format!("{WIDGETS}?watch=true")).await;
+    assert_eq!(events.name().await, ("ADDED".into(), "a".into()));
+    let mut other = definition();
+    other["metadata"]["name"] = json!("gadgets.example.com");
+    other["spec"]["names"] = json!({"plural": "gadgets", "kind": "Gadget"});
+    lab.post(CRDS, &other).await.expect(201);
+    lab.delete(&format!("{CRDS}/gadgets.example.com")).await.expect(200);
+    lab.post(WIDGETS, &widget("b", json!({"replicas": 1}))).await.expect(201);
+    assert_eq!(events.name().await, ("ADDED".into(), "b".into()));
+    lab.delete(&format!("{CRDS}/widgets.example.com")).await.expect(200);
+    assert_eq!(events.name().await, ("DELETED".into(), "a".into()));
+    assert_eq!(events.name().await, ("DELETED".into(), "b".into()));
+    assert_eq!(events.next().await, None, "an informer lists again, and learns that the kind is gone");
+}
