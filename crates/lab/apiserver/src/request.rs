@@ -434,8 +434,9 @@ impl Verb {
     /// The verb of a method on a path with or without object name.
     pub(crate) fn of(method: &Method, named: bool, watch: bool) -> Option<Self> {
         Some(match (method.as_str(), named) {
-            ("GET" | "HEAD", _) if watch => Self::Watch,
+            // One object by its name is read, never watched: a watch of one is a list with a field selector.
             ("GET" | "HEAD", true) => Self::Get,
+            ("GET" | "HEAD", false) if watch => Self::Watch,
             ("GET" | "HEAD", false) => Self::List,
             ("POST", _) => Self::Create,
             ("PUT", _) => Self::Update,

@@ -289,7 +289,8 @@ impl Call<'_> {
             let sub = kind.subresource(name).filter(|_| route.rest.is_none()).ok_or_else(ApiError::no_resource)?;
             return self.subresource(&target, sub, verb, actor).await;
         }
-        if !kind.verbs.has(offered(verb)) {
+        let nameless = route.name.is_none() && matches!(verb, Verb::Update | Verb::Patch);
+        if nameless || !kind.verbs.has(offered(verb)) {
             return Err(ApiError::method_not_allowed());
         }
         if kind.rules.virtual_kind {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::lab::{CM, Lab, MERGE};
+use crate::lab::{CM, Lab, MERGE, MERGE};
 
 fn names(list: &Value) -> Vec<String> {
     let items = list["items"].as_array().expect("items");
@@ -318,4 +318,16 @@ async fn writers_on_one_counter_lose_nothing() {
         writer.await.expect("a writer");
     }
     assert_eq!(lab.get(&format!("{CM}/n")).await.expect(200)["data"]["count"], "160");
+}
+
+#[tokio::test]
+async fn a_path_with_a_name_is_read_and_one_without_is_not_written() {
+    let lab = Lab::start().await;
+    let made = lab.config_map("a", "1").await;
+    // As kube-apiserver: the parameter means nothing here, and the right that counts is "get".
+    assert_eq!(lab.get(&format!("{CM}/a?watch=true")).await.expect(200), made);
+    for path in [CM, "/apis/coordination.k8s.io/v1/namespaces/default/leases"] {
+        lab.put(path, &made).await.fails(405, "MethodNotAllowed");
+        lab.patch(path, MERGE, &json!({})).await.fails(405, "MethodNotAllowed");
+    }
 }
