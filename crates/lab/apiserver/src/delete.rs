@@ -257,27 +257,13 @@ fn terminate(kind: &KindInfo, current: &Value, options: &DeleteOptions, now: Tim
                 - SignedDuration::from_secs(before);
             set_deletion(&mut wanted, (began + SignedDuration::from_secs(grace)).max(now), grace);
         }
+        // A later request may still say what happens to the dependents; pods with a grace period have had their say.
+        if options.propagation.is_some() && !kind.rules.graceful {
+            propagate(kind, current, &mut wanted, options);
+        }
         return wanted;
     }
-    let propagation = options.propagation.unwrap_or(kind.rules.propagation);
-    // A finalizer that somebody put there by hand has the say if the request does not.
-    let explicit = options.propagation.is_some();
-    let has = |name: &str| object::finalizers(current).contains(&name);
-    match propagation {
-        Propagation::Orphan if explicit || !has(FOREGROUND) => {
-            object::remove_finalizer(&mut wanted, FOREGROUND);
-            object::add_finalizer(&mut wanted, ORPHAN);
-        }
-        Propagation::Foreground if explicit || !has(ORPHAN) => {
-            object::remove_finalizer(&mut wanted, ORPHAN);
-            object::add_finalizer(&mut wanted, FOREGROUND);
-        }
-        Propagation::Background if explicit => {
-            object::remove_finalizer(&mut wanted, ORPHAN);
-            object::remove_finalizer(&mut wanted, FOREGROUND);
-        }
-        _ => {}
-    }
+    propagate(kind, current, &mut wanted, options);
     set_deletion(&mut wanted, now + SignedDuration::from_secs(grace), grace);
     if kind.has_generation() {
         let generation = object::at(current, &["metadata", "generation"]).and_then(Value::as_i64).unwrap_or(0) + 1;
@@ -287,6 +273,29 @@ fn terminate(kind: &KindInfo, current: &Value, options: &DeleteOptions, now: Tim
         object::section(&mut wanted, "status").insert("phase".to_owned(), Value::from("Terminating"));
     }
     wanted
+}
+
+/// Puts the finalizer on `wanted` that makes the garbage collector do what the request says about dependents.
+fn propagate(kind: &KindInfo, current: &Value, wanted: &mut Value, options: &DeleteOptions) {
+    let propagation = options.propagation.unwrap_or(kind.rules.propagation);
+    // A finalizer that somebody put there by hand has the say if the request does not.
+    let explicit = options.propagation.is_some();
+    let has = |name: &str| object::finalizers(current).contains(&name);
+    match propagation {
+        Propagation::Orphan if explicit || !has(FOREGROUND) => {
+            object::remove_finalizer(wanted, FOREGROUND);
+            object::add_finalizer(wanted, ORPHAN);
+        }
+        Propagation::Foreground if explicit || !has(ORPHAN) => {
+            object::remove_finalizer(wanted, ORPHAN);
+            object::add_finalizer(wanted, FOREGROUND);
+        }
+        Propagation::Background if explicit => {
+            object::remove_finalizer(wanted, ORPHAN);
+            object::remove_finalizer(wanted, FOREGROUND);
+        }
+        _ => {}
+    }
 }
 
 fn set_deletion(object: &mut Value, at: Timestamp, grace: i64) {

@@ -143,3 +143,21 @@ async fn a_collection_is_deleted_by_selector() {
     assert_eq!(left["items"].as_array().expect("items").len(), 1);
     assert_eq!(left["items"][0]["metadata"]["name"], "b");
 }
+
+#[tokio::test]
+async fn a_later_deletion_can_change_what_happens_to_dependents() {
+    let lab = Lab::start().await;
+    let held = json!(["example.com/x"]);
+    lab.post(CM, &json!({"metadata": {"name": "a", "finalizers": held}})).await.expect(201);
+    let path = format!("{CM}/a");
+    let begun = lab.delete(&path).await.expect(200)["metadata"]["deletionTimestamp"].clone();
+    for (policy, finalizers) in [
+        ("Foreground", json!(["example.com/x", "foregroundDeletion"])),
+        ("Orphan", json!(["example.com/x", "orphan"])),
+        ("Background", held),
+    ] {
+        let object = lab.delete_with(&path, &json!({"propagationPolicy": policy})).await.expect(200);
+        assert_eq!(object["metadata"]["finalizers"], finalizers, "{policy}");
+        assert_eq!(object["metadata"]["deletionTimestamp"], begun, "it began when it began");
+    }
+}

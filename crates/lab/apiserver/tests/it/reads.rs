@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::lab::{CM, Lab, MERGE, MERGE};
+use crate::lab::{CM, Lab, MERGE};
 
 fn names(list: &Value) -> Vec<String> {
     let items = list["items"].as_array().expect("items");
