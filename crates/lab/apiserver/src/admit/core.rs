@@ -195,9 +195,21 @@ pub(crate) fn signing_request(new: &mut Value, old: Option<&Value>, context: &Ho
     }
 }
 
-/// Services keep the address they have.
+/// Services keep the address they have, and lose what only means something to the type that they had.
 pub(crate) fn service(new: &mut Value, old: Option<&Value>, _: &HookContext<'_>) {
     let Some(old) = old else { return };
+    let kind = text(new, &["spec", "type"]).to_owned();
+    for (field, types) in [
+        ("externalTrafficPolicy", &["NodePort", "LoadBalancer"][..]),
+        ("healthCheckNodePort", &["LoadBalancer"]),
+        ("allocateLoadBalancerNodePorts", &["LoadBalancer"]),
+        ("loadBalancerClass", &["LoadBalancer"]),
+    ] {
+        // What the request itself sets is left to validation.
+        if !types.contains(&kind.as_str()) && at(old, &["spec", field]) == at(new, &["spec", field]) {
+            section(new, "spec").remove(field);
+        }
+    }
     if text(new, &["spec", "type"]) == "ExternalName" || text(old, &["spec", "type"]) == "ExternalName" {
         return;
     }

@@ -481,3 +481,20 @@ async fn services_made_at_once_never_share_an_address_or_a_port() {
     ports.dedup();
     assert_eq!(ports.len(), 16, "each has a port of its own");
 }
+
+#[tokio::test]
+async fn a_service_that_changes_its_type_loses_what_belonged_to_the_old_one() {
+    let lab = Lab::start().await;
+    let services = "/api/v1/namespaces/default/services";
+    let body = json!({"metadata": {"name": "a"}, "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}});
+    let made = lab.post(services, &body).await.expect(201);
+    assert_eq!(made["spec"]["externalTrafficPolicy"], "Cluster");
+    let path = format!("{services}/a");
+    let node = lab.patch(&path, MERGE, &json!({"spec": {"type": "NodePort"}})).await.expect(200);
+    assert_eq!(node["spec"]["externalTrafficPolicy"], "Cluster");
+    assert!(node["spec"].get("allocateLoadBalancerNodePorts").is_none(), "{node}");
+    let inner = lab.patch(&path, MERGE, &json!({"spec": {"type": "ClusterIP"}})).await.expect(200);
+    assert!(inner["spec"].get("externalTrafficPolicy").is_none(), "{inner}");
+    assert!(inner["spec"]["ports"][0].get("nodePort").is_none());
+    assert_eq!(inner["spec"]["clusterIP"], made["spec"]["clusterIP"]);
+}
