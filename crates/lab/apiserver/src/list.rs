@@ -168,8 +168,11 @@ impl Api {
         let deadline = tokio::time::Instant::now() + FUTURE_WAIT;
         let mut changes = self.store().watch("/registry/", self.store().revision())?;
         while self.store().revision() < revision {
-            if tokio::time::timeout_at(deadline, changes.next()).await.is_err() {
-                return Err(ApiError::future_revision(revision, self.store().revision()));
+            match tokio::time::timeout_at(deadline, changes.next()).await {
+                Ok(Ok(_)) => {}
+                // It would fail again at once, for ever: a new one starts from what is newest.
+                Ok(Err(_)) => changes = self.store().watch("/registry/", self.store().revision())?,
+                Err(_) => return Err(ApiError::future_revision(revision, self.store().revision())),
             }
         }
         Ok(())

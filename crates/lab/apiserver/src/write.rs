@@ -4,6 +4,7 @@
 //! function from the current object to the wanted one and is repeated when another writer was faster, unless the
 //! request named the revision it is based on.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -378,7 +379,7 @@ impl Api {
             prepare(wanted, Some(current), &context);
         }
         if object::is_terminating(current) {
-            let before = object::finalizers(current);
+            let before: HashSet<&str> = object::finalizers(current).into_iter().collect();
             let added: Vec<&str> =
                 object::finalizers(wanted).into_iter().filter(|name| !before.contains(name)).collect();
             if !added.is_empty() {
