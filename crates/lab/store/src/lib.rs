@@ -28,7 +28,7 @@
 //!
 //! # History
 //!
-//! The last [`Options::history`] changes are kept, in memory and across restarts. [`Store::compacted`] is the
+//! The last [`Options::history`] changes are kept, in memory and across restarts, of large values fewer: 128 MiB in all. [`Store::compacted`] is the
 //! floor: scans below it and watches from below it fail with [`Error::Compacted`], and a watcher that falls
 //! behind it gets [`Lagged`], so that a change is never skipped silently.
 //!

@@ -9,6 +9,10 @@ use tokio::sync::Notify;
 
 use crate::{Error, Event, EventKind, Lagged, Revision, Version};
 
+/// Bytes of values that the history may hold, however few changes that are: a thousand updates of a large object must
+/// not fill the memory. The newest change is kept in any case.
+const HISTORY_BYTES: u64 = 128 << 20;
+
 /// One version of a key; `value` is none if the key was deleted at `modified`.
 #[derive(Clone)]
 struct Stored {
@@ -55,6 +59,8 @@ pub(crate) struct State {
     /// Oldest first. The first `dead` ones are at or below the floor and only wait for a pin to go.
     events: VecDeque<Arc<Event>>,
     dead: usize,
+    /// Bytes of the values of the events that are not dead.
+    event_bytes: u64,
     revision: Revision,
     floor: Revision,
     history: usize,
@@ -82,6 +88,7 @@ impl State {
             keys: BTreeMap::new(),
             events: VecDeque::new(),
             dead: 0,
+            event_bytes: 0,
             revision,
             floor: revision,
             history,
@@ -242,10 +249,17 @@ impl State {
         }
         let wakes = self.announce(&key, revision);
         let event = Event { revision, key: Arc::clone(&key), kind, value: value.clone(), previous };
+        self.event_bytes += event.value.len() as u64;
         self.events.push_back(Arc::new(event));
-        if self.events.len() - self.dead > self.history {
-            self.floor = self.events[self.dead].revision;
+        let mut trim = false;
+        while self.events() > self.history || (self.event_bytes > HISTORY_BYTES && self.events() > 1) {
+            let oldest = &self.events[self.dead];
+            self.floor = oldest.revision;
+            self.event_bytes -= oldest.value.len() as u64;
             self.dead += 1;
+            trim = true;
+        }
+        if trim {
             self.trim();
         }
         (Version { key, value, created, modified: revision }, wakes)
@@ -272,7 +286,9 @@ impl State {
             return;
         }
         self.floor = floor;
-        self.dead = self.events.partition_point(|event| event.revision <= floor);
+        let dead = self.events.partition_point(|event| event.revision <= floor);
+        self.event_bytes -= self.events.range(self.dead..dead).map(|event| event.value.len() as u64).sum::<u64>();
+        self.dead = dead;
         self.trim();
     }
 
@@ -381,4 +397,34 @@ fn version(key: &Arc<str>, stored: &Stored) -> Option<Version> {
 /// The topic for watchers of `prefix`: the longest folder that contains all its keys.
 pub(crate) fn topic(prefix: &str) -> &str {
     prefix.rfind('/').map_or("", |at| &prefix[..=at])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_history_is_bounded_in_bytes_too() {
+        static LARGE: [u8; 1 << 20] = [0; 1 << 20];
+        let mut state = State::new(1, 10_000);
+        let large = || Bytes::from_static(&LARGE);
+        for revision in 2..=1000 {
+            state.apply("/a/x".into(), EventKind::Put, large(), revision);
+        }
+        assert_eq!(state.events(), 128);
+        assert_eq!(state.versions(), 129, "as many as can still be read, and the one at the floor");
+        assert_eq!(state.floor(), 1000 - 128);
+        assert!(matches!(state.check(state.floor() - 1), Err(Error::Compacted { .. })));
+        assert!(state.scan("/a/", None, state.floor()).next().is_some());
+        // Small changes after it do not suffer for ever.
+        for revision in 1001..=2000 {
+            state.apply("/a/y".into(), EventKind::Put, Bytes::new(), revision);
+        }
+        assert_eq!(state.events(), 1128);
+        state.compact(1500);
+        assert_eq!((state.events(), state.event_bytes), (500, 0));
+        let huge = Bytes::from(vec![0; (HISTORY_BYTES + 1) as usize]);
+        state.apply("/a/z".into(), EventKind::Put, huge, 2001);
+        assert_eq!(state.events(), 1, "the newest change is always kept");
+    }
 }
