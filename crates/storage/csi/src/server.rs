@@ -62,7 +62,7 @@ impl Plugin {
 
     /// Serves on a socket until `shutdown` is ready; then refuses new calls and waits for the running ones, also for
     /// those whose callers went away, and for streams. Connections without a call hold nothing up. A supervisor that asked for it is told when the socket is there
-    /// ([`notify_ready`](outrigger_daemon::notify_ready)).
+    /// ([`notify_ready`](outrigger_daemon::notify_ready)); `shutdown` is polled from that moment on, not before.
     ///
     /// # Errors
     /// [`ServeError::Start`] before the socket is touched; see [`ServeError`] for the rest.

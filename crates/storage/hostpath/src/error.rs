@@ -102,6 +102,14 @@ pub enum Error {
         /// The file system that was asked for.
         wanted: String,
     },
+    /// The port for metrics and health could not be opened.
+    #[error("failed to open the HTTP endpoint {address}")]
+    Http {
+        /// The address as it was given.
+        address: String,
+        /// The cause.
+        source: outrigger_daemon::EndpointError,
+    },
     /// The endpoint could not be served.
     #[error("serve {endpoint}")]
     Serve {
@@ -144,6 +152,7 @@ impl From<Error> for csi::Error {
             Error::File(source) | Error::Write { source, .. } => Self::internal(message).with_source(source),
             Error::Kernel(source) => Self::internal(message).with_source(source),
             Error::Serve { source, .. } => Self::internal(message).with_source(source),
+            Error::Http { source, .. } => Self::internal(message).with_source(source),
             Error::Flag { .. }
             | Error::CrashAfter { .. }
             | Error::InUse { .. }

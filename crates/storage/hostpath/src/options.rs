@@ -111,6 +111,14 @@ pub struct Options {
     /// Accepted for compatibility, without effect: the runtime heeds CPU limits by itself.
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub automaxprocs: Option<bool>,
+
+    /// Address for /metrics, /healthz and /readyz, for example `:8080`. Default: none.
+    #[arg(long, env = "OUTRIGGER_HOSTPATH_HTTP_ENDPOINT", default_value = "", value_name = "ADDRESS")]
+    pub http_endpoint: String,
+
+    /// Path of the metrics.
+    #[arg(long, env = "OUTRIGGER_HOSTPATH_METRICS_PATH", default_value = "/metrics", value_name = "PATH")]
+    pub metrics_path: String,
 }
 
 /// One `KIND=QUANTITY` of `--capacity`.
@@ -247,6 +255,13 @@ pub(crate) mod tests {
         let arguments = ["driver", "--nodeid=node-1"].iter().chain(flags);
         let program = Program::try_parse_from(arguments).map_err(|error| error.to_string())?;
         program.options.config(Fault::default()).map_err(|error| error.to_string())
+    }
+
+    /// The flags of a command line with these (and a node id).
+    pub(crate) fn options(flags: &[&str]) -> Options {
+        Program::try_parse_from(["driver", "--nodeid=node-1"].iter().chain(flags))
+            .unwrap_or_else(|error| panic!("{error}"))
+            .options
     }
 
     #[test]
