@@ -86,6 +86,11 @@ impl Error {
             source: self.source,
         }
     }
+
+    /// The same problem, with a code after which the caller does not take for granted that nothing happened.
+    pub(crate) fn uncertain(self) -> Self {
+        Self { code: Code::Unavailable, ..self }
+    }
 }
 
 impl fmt::Display for Error {

@@ -1,6 +1,9 @@
 //! What drivers answer, held against the request and the specification before it goes out.
 //!
-//! A wrong answer is the driver's fault, so the caller gets `INTERNAL` with what is wrong, not the answer.
+//! A wrong answer is the driver's fault, so the caller gets what is wrong, not the answer: as `INTERNAL` if the call only
+//! read. After a call that changes something the change is there, wrong or not, and `INTERNAL` would tell the caller the
+//! contrary: a provisioner whose claim goes would never delete the volume. So those get `UNAVAILABLE`, after which callers
+//! repeat the call, and take for granted neither that it was done nor that it was not.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,6 +18,11 @@ type Outcome = Result<(), Error>;
 
 fn wrong(message: impl Into<String>) -> Error {
     Error::internal(message).in_answer()
+}
+
+/// What was found in the answer to a call that changes something.
+fn changing(outcome: Outcome) -> Outcome {
+    outcome.map_err(Error::uncertain)
 }
 
 fn id(name: &str, id: &str, limit: usize) -> Outcome {
@@ -82,17 +90,22 @@ pub(crate) fn create_volume(
     answer: &proto::Volume,
     capabilities: &Capabilities,
 ) -> Outcome {
-    volume(answer, capabilities)?;
-    capacity(answer.capacity_bytes, request.capacity_range.as_ref(), false)?;
-    if answer.content_source != request.volume_content_source {
-        let problem = "content_source is not the request's volume_content_source";
-        return Err(wrong(problem));
-    }
-    Ok(())
+    let source = || {
+        if answer.content_source == request.volume_content_source {
+            Ok(())
+        } else {
+            Err(wrong("content_source is not the request's volume_content_source"))
+        }
+    };
+    changing(
+        volume(answer, capabilities)
+            .and_then(|()| capacity(answer.capacity_bytes, request.capacity_range.as_ref(), false))
+            .and_then(|()| source()),
+    )
 }
 
 pub(crate) fn publish_context(answer: &HashMap<String, String>) -> Outcome {
-    map("publish_context", answer)
+    changing(map("publish_context", answer))
 }
 
 fn listing<T>(page: &Page, listing: &Listing<T>) -> Outcome {
@@ -145,8 +158,9 @@ pub(crate) fn snapshot(answer: &proto::Snapshot) -> Outcome {
 }
 
 pub(crate) fn create_snapshot(request: &proto::CreateSnapshotRequest, answer: &proto::Snapshot) -> Outcome {
-    snapshot(answer)?;
-    same("source_volume_id", &answer.source_volume_id, &request.source_volume_id)
+    changing(
+        snapshot(answer).and_then(|()| same("source_volume_id", &answer.source_volume_id, &request.source_volume_id)),
+    )
 }
 
 pub(crate) fn get_snapshot(request: &proto::GetSnapshotRequest, answer: &proto::Snapshot) -> Outcome {
@@ -178,7 +192,7 @@ pub(crate) fn expand_volume(
 ) -> Outcome {
     // A volume that was larger before stays so: the limit bounds growth, not what is there.
     let required = request.capacity_range.map(|range| proto::CapacityRange { limit_bytes: 0, ..range });
-    capacity(answer.capacity_bytes, required.as_ref(), true)
+    changing(capacity(answer.capacity_bytes, required.as_ref(), true))
 }
 
 pub(crate) fn node_expand_volume(
@@ -186,7 +200,7 @@ pub(crate) fn node_expand_volume(
     answer: proto::NodeExpandVolumeResponse,
 ) -> Outcome {
     let required = request.capacity_range.map(|range| proto::CapacityRange { limit_bytes: 0, ..range });
-    capacity(answer.capacity_bytes, required.as_ref(), false)
+    changing(capacity(answer.capacity_bytes, required.as_ref(), false))
 }
 
 pub(crate) fn get_volume(
@@ -225,7 +239,10 @@ pub(crate) fn create_group_snapshot(
     request: &proto::CreateVolumeGroupSnapshotRequest,
     answer: &proto::VolumeGroupSnapshot,
 ) -> Outcome {
-    group(answer)?;
+    changing(group(answer).and_then(|()| members(request, answer)))
+}
+
+fn members(request: &proto::CreateVolumeGroupSnapshotRequest, answer: &proto::VolumeGroupSnapshot) -> Outcome {
     let asked: HashSet<&str> = request.source_volume_ids.iter().map(String::as_str).collect();
     let answered: HashSet<&str> = answer.snapshots.iter().map(|member| member.source_volume_id.as_str()).collect();
     if asked != answered || answer.snapshots.len() != request.source_volume_ids.len() {
@@ -405,6 +422,7 @@ mod tests {
             let error = create_volume(&request, &answer, &capabilities).unwrap_err();
             assert!(error.message().contains(problem), "{error:?}");
             assert!(error.message().starts_with("the driver's answer is wrong: "), "{error:?}");
+            assert_eq!(error.code(), tonic::Code::Unavailable);
         }
     }
 }
