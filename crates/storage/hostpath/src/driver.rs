@@ -1,17 +1,19 @@
 //! The driver as a whole: what all services share, start-up recovery, and which services there are.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use outrigger_csi as csi;
-use tracing::info;
+use outrigger_sys::loopdev::LoopDevice;
+use tracing::{error, info};
 
 use crate::Error;
 use crate::backing::Backings;
 use crate::kernel::{self, Kernel};
 use crate::options::Config;
 use crate::store::{Durability, Hold, Store};
-use crate::volume::{Backing, Volume, VolumeId};
+use crate::volume::{Backing, Staged, Volume, VolumeId};
 
 /// The hostpath driver. A handle: clones are the same driver.
 ///
@@ -28,6 +30,9 @@ pub(crate) struct Inner {
     /// Identifies the time since the machine started; mounts and loop devices do not outlive it.
     pub(crate) boot: String,
 }
+
+/// Loop devices by the files behind them.
+type Attached = HashMap<PathBuf, Vec<LoopDevice>>;
 
 impl HostPath {
     /// Opens the state directory and puts right what an earlier run left unfinished.
@@ -120,9 +125,10 @@ impl HostPath {
         let inner = Arc::clone(&self.0);
         let corrected = tokio::task::spawn_blocking(move || {
             inner.backings.sweep(|id| inner.store.get(id).is_some(), &volumes)?;
+            let attached = inner.attached(&volumes)?;
             let mut corrected = Vec::new();
             for volume in &volumes {
-                if let Some(changed) = inner.still_there(volume)? {
+                if let Some(changed) = inner.still_there(volume, &attached)? {
                     corrected.push(changed);
                 }
             }
@@ -138,31 +144,64 @@ impl HostPath {
 }
 
 impl Inner {
-    /// The record without the mounts that are gone; nothing if all are there. Reattaches the loop device of a staged block
-    /// volume, which may have been the step at which the driver was stopped.
-    fn still_there(&self, volume: &Volume) -> Result<Option<Volume>, Error> {
+    /// The loop devices of the machine by their files, from one look for all volumes; empty if no volume can have one.
+    fn attached(&self, volumes: &[Arc<Volume>]) -> Result<Attached, Error> {
+        let mut attached = Attached::new();
+        let uses_device = |volume: &Arc<Volume>| {
+            volume.backing != Backing::Directory
+                && volume.staged.as_ref().is_some_and(|staged| staged.boot == self.boot)
+        };
+        if volumes.iter().any(uses_device) {
+            for (device, file) in outrigger_sys::loopdev::attached()? {
+                attached.entry(file).or_default().push(device);
+            }
+        }
+        Ok(attached)
+    }
+
+    /// The record without the mounts that are gone; nothing if all are there.
+    ///
+    /// What the kernel refuses for one volume must not keep the driver from serving the others: its record stays, and the
+    /// next NodeStageVolume or NodePublishVolume tries again.
+    fn still_there(&self, volume: &Volume, attached: &Attached) -> Result<Option<Volume>, Error> {
         let mut changed = volume.clone();
         if !self.config.attach {
             // Left from a run with --enable-attach. Nobody could detach it, and so nobody could delete it.
             changed.attached = None;
         }
-        let Some(staged) = &volume.staged else { return Ok((changed != *volume).then_some(changed)) };
+        if let Some(staged) = &volume.staged {
+            match self.check_mounts(staged, &mut changed, attached) {
+                Err(Error::Kernel(error)) => error!(
+                    volume = %volume.id, error = %crate::store::describe(&error),
+                    "cannot bring the volume back onto the node; staging or publishing it again tries again"
+                ),
+                checked => checked?,
+            }
+        }
+        Ok((changed != *volume).then_some(changed))
+    }
+
+    /// Takes the mounts that are gone out of `volume`. Reattaches the loop device of a staged block volume, which may have
+    /// been the step at which the driver was stopped.
+    fn check_mounts(&self, staged: &Staged, volume: &mut Volume, attached: &Attached) -> Result<(), Error> {
         if staged.boot != self.boot {
             info!(volume = %volume.id, "the volume was staged before the machine started anew; it has to be staged again");
-            changed.staged = None;
-            changed.published.clear();
-            return Ok(Some(changed));
+            volume.staged = None;
+            volume.published.clear();
+            return Ok(());
         }
         let source = self.backings.path(volume.id);
         if !source.exists() {
             // Reported by the sweep. The mounts may still be there, so the record of them stays.
-            return Ok((changed != *volume).then_some(changed));
+            return Ok(());
         }
+        let mut devices = attached.get(&fs_err::canonicalize(&source)?).cloned().unwrap_or_default();
+        self.kernel.adopt(volume.id, &devices)?;
         if volume.backing == Backing::Image {
-            self.kernel.device(volume.id, &source, false)?;
+            devices.extend(self.kernel.reattach(volume.id, &source)?);
         }
-        let devices = outrigger_sys::loopdev::find(&source)?;
-        let shown = |path: &str| kernel::shows(Path::new(path), &volume.backing, &source, &devices);
+        let backing = volume.backing.clone();
+        let shown = |path: &str| kernel::shows(Path::new(path), &backing, &source, &devices);
         let mut gone = Vec::new();
         for target in volume.published.keys() {
             if !shown(target)? {
@@ -171,14 +210,16 @@ impl Inner {
         }
         for target in &gone {
             info!(volume = %volume.id, target, "the volume is not mounted there any more");
-            changed.published.remove(target);
+            volume.published.remove(target);
         }
-        if volume.backing != Backing::Image && changed.published.is_empty() && !shown(&staged.path)? {
+        if backing != Backing::Image && volume.published.is_empty() && !shown(&staged.path)? {
             info!(volume = %volume.id, path = staged.path, "the volume is not mounted at its staging path any more");
-            self.kernel.release_devices(volume.id, &source)?;
-            changed.staged = None;
+            if !devices.is_empty() {
+                self.kernel.release_devices(volume.id, &source)?;
+            }
+            volume.staged = None;
         }
-        Ok((changed != *volume).then_some(changed))
+        Ok(())
     }
 }
 

@@ -70,9 +70,13 @@ impl Kernel {
 
     /// The device of this image, attached if it was not.
     pub(crate) fn device(&self, id: VolumeId, image: &Path, read_only: bool) -> Result<LoopDevice, Error> {
-        if let Some(device) = self.find_device(id, image, read_only)? {
-            return Ok(device);
+        match self.find_device(id, image, read_only)? {
+            Some(device) => Ok(device),
+            None => self.attach(id, image, read_only),
         }
+    }
+
+    fn attach(&self, id: VolumeId, image: &Path, read_only: bool) -> Result<LoopDevice, Error> {
         self.fault.effect("attach a loop device")?;
         let device = loopdev::attach(image, Attach { read_only, direct_io: true, autoclear: false })?;
         self.known().insert((id, read_only), device);
@@ -97,13 +101,42 @@ impl Kernel {
         Ok(None)
     }
 
-    /// Frees all devices of this image.
+    /// Takes note of the devices that a look at the whole machine found for this image, so that no call has to look again.
+    pub(crate) fn adopt(&self, id: VolumeId, found: &[LoopDevice]) -> Result<(), Error> {
+        for &device in found {
+            for read_only in [false, true] {
+                if is_usable(device, read_only)? {
+                    self.known().entry((id, read_only)).or_insert(device);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches the image for writing unless a device that does so was adopted; says which was attached.
+    pub(crate) fn reattach(&self, id: VolumeId, image: &Path) -> Result<Option<LoopDevice>, Error> {
+        let adopted = self.known().contains_key(&(id, false));
+        if adopted { Ok(None) } else { self.attach(id, image, false).map(Some) }
+    }
+
+    /// Frees all devices of this image. Only if none is known are all devices of the machine looked at.
     pub(crate) fn release_devices(&self, id: VolumeId, image: &Path) -> Result<(), Error> {
-        let devices = match loopdev::find(image) {
-            // Somebody removed the image; the kernel shows devices of removed files under another name.
-            Err(error) if error.is_missing() => Vec::new(),
-            devices => devices?,
-        };
+        let mut devices = Vec::new();
+        for read_only in [false, true] {
+            let known = self.known().get(&(id, read_only)).copied();
+            if let Some(device) = known
+                && device.backing_file()?.as_deref() == Some(image)
+            {
+                devices.push(device);
+            }
+        }
+        if devices.is_empty() {
+            devices = match loopdev::find(image) {
+                // Somebody removed the image; the kernel shows devices of removed files under another name.
+                Err(error) if error.is_missing() => Vec::new(),
+                devices => devices?,
+            };
+        }
         for device in devices {
             self.fault.effect("detach a loop device")?;
             device.detach()?;

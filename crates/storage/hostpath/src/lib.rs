@@ -29,6 +29,7 @@
 //! reboot undoes) the end of the process. Calls that arrive together share one sync. The content of a volume is made
 //! before its record and taken out of its place before the record goes, mounts are recorded before they are made and
 //! forgotten after they are gone; at start the driver looks at what is there and finishes or undoes the rest.
+//! What the kernel refuses for one volume then is logged, and tried again by the next call that stages or publishes it.
 //! A record that is damaged is refused with its place, never skipped. The cost of a call does not depend on the number of
 //! volumes, ListVolumes aside.
 //!

@@ -280,3 +280,43 @@ async fn what_others_mounted_or_wrote_is_left_alone() {
     driver.stop().await;
     place.assert_clean();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_cannot_be_attached_does_not_stop_the_driver() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let driver = Driver::start(place.dir.path(), &[]).await;
+    let id = driver.create(creation("raw", block(), MI)).await.unwrap().volume_id;
+    let image = place.state(&id);
+    driver.stage(&id, &place, block()).await.unwrap();
+    driver.publish(publication(&id, &place, "device", block())).await.unwrap();
+    driver.stop().await;
+
+    // The device goes, and something stands in the place of the image that no device can be made of.
+    for device in outrigger_sys::loopdev::find(&image).unwrap() {
+        device.detach().unwrap();
+    }
+    let aside = place.dir.join("aside");
+    fs_err::rename(&image, &aside).unwrap();
+    fs_err::create_dir(&image).unwrap();
+    let driver = Driver::start(place.dir.path(), &[]).await;
+    let other = driver.create(creation("other", mount(Mode::SingleNodeWriter), MI)).await.unwrap();
+    driver.delete(&other.volume_id).await.unwrap();
+    // The record of the volume is what it was.
+    refused(driver.delete(&id).await, Code::FailedPrecondition, "published");
+    refused(driver.stage(&id, &place, block()).await, Code::Internal, "kernel");
+
+    fs_err::remove_dir(&image).unwrap();
+    fs_err::rename(&aside, &image).unwrap();
+    driver.stage(&id, &place, block()).await.unwrap();
+    driver.publish(publication(&id, &place, "device", block())).await.unwrap();
+    assert_eq!(outrigger_sys::loopdev::find(&image).unwrap().len(), 1);
+    driver.unpublish(&id, &place, "device").await.unwrap();
+    driver.unstage(&id, &place).await.unwrap();
+    assert_eq!(outrigger_sys::loopdev::find(&image).unwrap(), []);
+    driver.delete(&id).await.unwrap();
+    driver.stop().await;
+    place.assert_clean();
+}
