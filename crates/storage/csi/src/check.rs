@@ -16,12 +16,15 @@ use self::table::{Gate, Rule};
 use crate::Error;
 use crate::capability::{Capabilities, ControllerCapability, NodeCapability};
 use crate::page::{MAX_MAP, MAX_STRING};
+use crate::proto::is_secret;
 use crate::proto::volume_capability::access_mode::Mode;
 
 /// Longest path, in bytes: what Linux takes, without the closing zero.
 const MAX_PATH: usize = 4095;
 /// Longest node id, in bytes.
 pub(crate) const MAX_NODE_ID: usize = 256;
+/// Keys of what the kubelet adds to a volume's context, for instance `csi.storage.k8s.io/serviceAccount.tokens`.
+const KUBELET_PREFIX: &str = "csi.storage.k8s.io/";
 /// Mount flags of one capability together, in bytes.
 const MAX_MOUNT_FLAGS: usize = 4096;
 
@@ -118,7 +121,7 @@ impl Walk {
             let path = join(path, field.name());
             match value {
                 Value::String(text) => string(&path, field.name(), text)?,
-                Value::Map(map) => map_size(&path, map)?,
+                Value::Map(map) => map_size(&path, &field, map)?,
                 Value::List(list) => self.list(&path, &field, list)?,
                 Value::Message(inner) => self.message(&path, inner)?,
                 Value::I32(number) if *number < 0 => {
@@ -233,9 +236,23 @@ fn contained(path: &str, text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn map_size(path: &str, map: &HashMap<MapKey, Value>) -> Result<(), Error> {
-    let bytes =
-        map.iter().map(|(key, value)| key.as_str().map_or(0, str::len) + value.as_str().map_or(0, str::len)).sum();
+/// Holds a map against the specification's limit, except for what the limit cannot be meant for.
+///
+/// Secrets are Kubernetes Secrets, which the kubelet and the sidecars pass on whole: up to 1 MiB, and a certificate or two
+/// are more than 4 KiB. To the context of a volume, which the driver itself kept within the limit, the kubelet adds facts
+/// about the pod, and the tokens of its service account, which alone may be longer. Neither the user nor the driver could
+/// do anything about a refusal, and other drivers take both.
+fn map_size(path: &str, field: &FieldDescriptor, map: &HashMap<MapKey, Value>) -> Result<(), Error> {
+    let added = |key: &str| field.name() == "volume_context" && key.starts_with(KUBELET_PREFIX);
+    let bytes = map
+        .iter()
+        .filter_map(|(key, value)| Some((key.as_str()?, value.as_str()?)))
+        .filter(|(key, _)| !added(key))
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
+    if bytes > MAX_MAP && is_secret(field) {
+        return Ok(());
+    }
     limit(path, "keys and values", bytes, MAX_MAP)
 }
 

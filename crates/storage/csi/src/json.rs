@@ -7,7 +7,6 @@ use prost::Message;
 use prost::bytes::Buf;
 use prost_reflect::{
     DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor, SerializeOptions,
-    Value,
 };
 use serde_json::{Map, Value as Json};
 use tonic::Status;
@@ -15,7 +14,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 use crate::check::table::RULES;
 use crate::client::{CallError, Client};
-use crate::proto::descriptor_pool;
+use crate::proto::{descriptor_pool, is_secret};
 
 /// Why a call by name failed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -221,11 +220,6 @@ fn check_field(found: &FieldDescriptor, value: &Json, path: &str) -> Result<(), 
             }
         }
     }
-}
-
-fn is_secret(field: &FieldDescriptor) -> bool {
-    let mark = descriptor_pool().get_extension_by_name("csi.v1.csi_secret");
-    mark.is_some_and(|mark| field.options().get_extension(&mark).as_ref() == &Value::Bool(true))
 }
 
 fn kind(value: &Json) -> &'static str {

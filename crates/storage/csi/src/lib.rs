@@ -23,8 +23,9 @@
 //!
 //! ## What the SDK does, so that drivers need not
 //!
-//! - **Requests arrive checked**: required fields, sizes (128 bytes a string, 4 KiB a map, 256 bytes a node id), control
-//!   characters, absolute paths without `..` (`volume_path`, where nothing is made, may be relative), capacity ranges,
+//! - **Requests arrive checked**: required fields, sizes (128 bytes a string, 4 KiB a map, 256 bytes a node id; secrets, and
+//!   what the kubelet adds to a volume's context, service account tokens for one, may be of any size), control characters,
+//!   absolute paths without `..` (`volume_path`, where nothing is made, may be relative), capacity ranges,
 //!   access types and modes, topology keys, and only what the plugin advertises. What is wrong is answered by the code of
 //!   the specification and a message that names the field.
 //! - **One operation at a time** runs on a volume, a snapshot or a name to be; the second is answered `ABORTED`. The

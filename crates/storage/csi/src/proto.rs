@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use prost_reflect::DescriptorPool;
+use prost_reflect::{DescriptorPool, FieldDescriptor, Value};
 
 #[allow(
     missing_docs,
@@ -27,6 +27,12 @@ pub fn descriptor_pool() -> &'static DescriptorPool {
         DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the committed descriptor set is well-formed")
     });
     &POOL
+}
+
+/// Whether the specification marks the field `csi_secret`.
+pub(crate) fn is_secret(field: &FieldDescriptor) -> bool {
+    let mark = descriptor_pool().get_extension_by_name("csi.v1.csi_secret");
+    mark.is_some_and(|mark| field.options().get_extension(&mark).as_ref() == &Value::Bool(true))
 }
 
 /// How `Debug` shows a field of secrets: whether it is empty, and no more.

@@ -102,6 +102,22 @@ async fn limits_are_met_exactly() {
 }
 
 #[tokio::test]
+async fn whole_secrets_and_the_tokens_of_pods_are_taken() {
+    let toy = Arc::new(Toy::default());
+    let serving = Serving::start(full(&toy)).await;
+    let secrets = r#""secrets": {"tls.crt": "{a*100000}", "tls.key": "{a*4096}"}"#;
+    let create = format!(
+        r#"{{"name": "n", "volume_capabilities": [{{"mount": {{}}, "access_mode": {{"mode": 1}}}}], {secrets}}}"#
+    );
+    call_json(&serving.client, "create-volume", &expand(&create), DEADLINE).await.unwrap();
+    let publish = r#"{"volume_id": "v", "target_path": "/t", "staging_target_path": "/s",
+        "volume_capability": {"mount": {}, "access_mode": {"mode": 1}},
+        "volume_context": {"k": "{a*4095}", "csi.storage.k8s.io/pod.name": "p",
+                           "csi.storage.k8s.io/serviceAccount.tokens": "{a*9000}"}}"#;
+    call_json(&serving.client, "node-publish-volume", &expand(publish), DEADLINE).await.unwrap();
+}
+
+#[tokio::test]
 async fn wrong_answers_are_errors_that_fit_what_was_done() {
     let toy = Arc::new(Toy::default());
     let serving = Serving::start(full(&toy)).await;

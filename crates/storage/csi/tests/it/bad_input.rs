@@ -125,10 +125,11 @@ pub(crate) const BAD: &[(To, &str, &str, Code, &str)] = &[
     ),
     (
         Full,
-        "DeleteVolume",
-        r#"{"volume_id": "v", "secrets": {"k": "{a*4096}"}}"#,
+        "NodeStageVolume",
+        r#"{"volume_id": "v", "staging_target_path": "/s", "volume_capability": {"mount": {}, "access_mode": {"mode": 1}},
+            "volume_context": {"k": "{a*4096}", "csi.storage.k8s.io/serviceAccount.tokens": "{a*9}"}}"#,
         InvalidArgument,
-        "secrets has 4097 bytes of keys and values, more than the allowed 4096",
+        "volume_context has 4097 bytes of keys and values, more than the allowed 4096",
     ),
     (
         Full,
