@@ -423,7 +423,7 @@ mod tests {
         assert_eq!(state.events(), 1128);
         state.compact(1500);
         assert_eq!((state.events(), state.event_bytes), (500, 0));
-        let huge = Bytes::from(vec![0; (HISTORY_BYTES + 1) as usize]);
+        let huge = Bytes::from(vec![0; usize::try_from(HISTORY_BYTES).unwrap() + 1]);
         state.apply("/a/z".into(), EventKind::Put, huge, 2001);
         assert_eq!(state.events(), 1, "the newest change is always kept");
     }
