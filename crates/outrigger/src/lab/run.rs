@@ -134,6 +134,9 @@ fn plugins(layout: &Layout, node: &str, verbosity: u8) -> Result<Vec<Supervised>
         &socket,
         &"--kubeconfig",
         &layout.kubeconfig(),
+        // Where its record of calls under way is kept; the users' namespaces are theirs.
+        &"--leader-election-namespace",
+        &"kube-system",
         // The originals' 5 requests a second protect a shared API server; this one has no other users.
         &"--kube-api-qps",
         &"1000",
