@@ -10,7 +10,7 @@ trap 'rm -rf "$tmp"' EXIT
 inventory() {
     awk '{print "mount " $5}' /proc/self/mountinfo | sort
     for loop in /sys/block/loop*/loop/backing_file; do
-        [ -e "$loop" ] && echo "loop $(dirname "$(dirname "$loop")" | xargs basename) $(cat "$loop")"
+        if [ -e "$loop" ]; then echo "loop $(dirname "$(dirname "$loop")" | xargs basename) $(cat "$loop")"; fi
     done | sort
     for exe in /proc/[0-9]*/exe; do
         target=$(readlink "$exe" 2>/dev/null) || continue
