@@ -214,7 +214,11 @@ fn the_python_client() -> Result<()> {
     ensure!(python.exists(), "the test tools are missing; run: make tools-test");
     let lab = Lab::bare()?;
     let script = project().join("tests/tests/data/client.py");
-    let ran = run(Command::new(python).arg(script).env("KUBECONFIG", lab.kubeconfig()))?;
+    let ran = run(Command::new(python)
+        .arg(script)
+        .env("KUBECONFIG", lab.kubeconfig())
+        // Its dynamic client keeps a cache there.
+        .env("TMPDIR", lab.scratch()))?;
     let printed = ran.ok()?;
     ensure!(printed.trim_end().ends_with("all good"), "{printed}");
     Ok(())
