@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/outrigger-test.XXXXXX")
-trap 'rm -rf "$tmp"' EXIT
+trap 'rm -rf "$tmp" "$tmp".*' EXIT
 
 # One line for each mount, each loop device with its file, and each process of ours.
 inventory() {
@@ -20,7 +20,6 @@ inventory() {
 }
 
 inventory > "$tmp.before"
-trap 'rm -rf "$tmp" "$tmp.before" "$tmp.after"' EXIT
 
 echo "==> building the tests and the command"
 cargo build --locked --quiet -p outrigger
