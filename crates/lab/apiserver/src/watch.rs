@@ -178,8 +178,10 @@ impl Watch {
             let stopping = self.api.0.stopping.clone();
             let bookmark = self.bookmarks;
             tokio::select! {
+                // What is due comes before what is new: on a kind that changes all the time there is always a batch, and a
+                // watch of few of its objects would never end and never get the bookmark that it needs to resume.
                 biased;
-                batch = source.next() => self.take(batch),
+                () = stopping.cancelled() => self.source = None,
                 () = sleep_until(self.deadline) => {
                     if self.bookmarks.is_some() {
                         self.push_bookmark();
@@ -190,12 +192,13 @@ impl Watch {
                     self.push_bookmark();
                     self.bookmarks = Some(Instant::now() + self.api.0.config.bookmark_interval);
                 }
+                batch = source.next() => self.take(batch),
+                // After the batch: the last instances' deletion is still to be told.
                 () = async { match &mut self.kinds { Some(kinds) => drop(kinds.changed().await), None => std::future::pending().await } } => {
                     if !self.is_served() {
                         self.source = None;
                     }
                 }
-                () = stopping.cancelled() => self.source = None,
             }
         }
     }
