@@ -227,6 +227,40 @@ async fn bookmarks_initial_events_and_timeouts() {
     lab.get(&format!("{CM}?watch=true&sendInitialEvents=true")).await.fails(422, "Invalid");
 }
 
+/// A watch that selects none of many changes still gets its bookmarks, and ends when it should.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_busy_kind_does_not_starve_a_selective_watch() {
+    let lab = Lab::with(|options| options.config.bookmark_interval = std::time::Duration::from_millis(100)).await;
+    let path = format!(
+        "{CM}?watch=true&allowWatchBookmarks=true&timeoutSeconds=2&resourceVersion=0&labelSelector=none%3Dsuch"
+    );
+    let mut events = lab.watch(&path).await;
+    let lab = std::sync::Arc::new(lab);
+    let writers: Vec<_> = (0..8)
+        .map(|writer| {
+            let lab = std::sync::Arc::clone(&lab);
+            tokio::spawn(async move {
+                for n in 0_u64.. {
+                    lab.config_map(&format!("busy-{writer}-{n}"), "1").await;
+                }
+            })
+        })
+        .collect();
+    let until_end = async {
+        let mut bookmarks = 0;
+        while let Some(event) = events.next().await {
+            assert_eq!(event["type"], "BOOKMARK");
+            bookmarks += 1;
+        }
+        bookmarks
+    };
+    let bookmarks = tokio::time::timeout(std::time::Duration::from_secs(20), until_end).await.expect("the watch ends");
+    for writer in writers {
+        writer.abort();
+    }
+    assert!(bookmarks >= 5, "{bookmarks} bookmarks in two seconds, one is due each 100 ms");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn watchers_see_every_change_once_and_in_order() {
     let lab = Lab::start().await;
