@@ -35,7 +35,8 @@
 //!   drivers order their effects so that the repeated call finds what is there.
 //! - **Answers are checked**, too (ids, capacities, echoed sources, topologies, pages, order of metadata ranges). Instead of
 //!   a wrong one the caller gets what is wrong: as `INTERNAL` if the call only read, as `UNAVAILABLE` if it changes
-//!   something, for what the driver made is there and must not be forgotten. A panic becomes `INTERNAL` and frees the object.
+//!   something, for what the driver made is there and must not be forgotten. A panic is
+//!   `UNAVAILABLE` as well, and frees the object.
 //! - **Pages** ([`Page::take`]) have tokens that survive what is created and deleted between two calls.
 //! - **Calls are logged** as the Go drivers do, and [measured](Observer::with_metrics) if wanted. Fields that the
 //!   specification marks `csi_secret` are never shown; `Debug` of the messages leaves them out as well.

@@ -205,8 +205,11 @@ fn reflect(method: &str, request: &impl Message) -> Result<DynamicMessage, Error
 }
 
 /// The error for a panic in a driver. What it says stays in the log.
+///
+/// Nobody knows how far the driver came, so the code is one that leaves the outcome open: callers repeat the call, or undo
+/// it. `INTERNAL` would tell them that nothing was made.
 pub(crate) fn panicked(method: &str, panic: &(dyn Any + Send)) -> Error {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     tracing::error!("the driver panicked in {method}: {}", text.unwrap_or("(no message)"));
-    Error::internal(format!("the driver panicked in {method}: see its log"))
+    Error::unavailable(format!("the driver panicked in {method}: see its log"))
 }
