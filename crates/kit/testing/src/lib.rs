@@ -3,9 +3,11 @@
 //! - [`ScratchDir`]: a directory that goes with its value.
 //! - [`Process`]: a child process that is watched, stopped and never outlives the test.
 //! - [`Leaks`]: what a test left behind: mounts, loop devices, sockets, files.
+//! - [`NetHost`]: network and mount namespaces that stand for a host, and containers in them.
 //! - [`free_port`]: a TCP port that nobody uses.
 
 mod leaks;
+mod net;
 mod process;
 
 use std::net::TcpListener;
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 pub use leaks::Leaks;
+pub use net::{NetHost, PluginOutput};
 pub use process::Process;
 
 /// A directory for one test, removed with all that is in it when this is dropped.

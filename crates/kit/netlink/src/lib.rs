@@ -1,0 +1,1 @@
+//! Blocking netlink without a runtime: rtnetlink, nf_tables, conntrack, and network namespaces.

@@ -1,0 +1,177 @@
+//! A private "host" for network tests: own network and mount namespaces, and containers in it.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+/// What the private host sets up before it says that it is ready: its own `/sys` (so that `/sys/class/net` is that of
+/// the namespace), and empty places where plugins and runtimes keep state.
+const SETUP: &str = r"set -e
+mount -t sysfs sysfs /sys
+for dir in /run /var/lib/cni /etc/cni; do mkdir -p $dir; mount -t tmpfs tmpfs $dir; done
+mkdir -p /run/netns
+ip link set lo up
+echo ready
+exec cat >/dev/null";
+
+/// A "host" of its own: network and mount namespaces that go with this value. Nothing that is done in it, by plugins or
+/// by hand, is seen by the machine: links, rules, `/run`, `/var/lib/cni`, `/etc/cni`. Needs root.
+#[derive(Debug)]
+pub struct NetHost {
+    holder: Child,
+}
+
+/// What a plugin said.
+#[derive(Debug, Clone)]
+pub struct PluginOutput {
+    /// Exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output as JSON; null if it was empty.
+    pub stdout: Value,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl PluginOutput {
+    /// The standard output if the plugin succeeded, else its error.
+    pub fn ok(self) -> Result<Value> {
+        ensure!(self.code == Some(0), "exit {:?}: {} {}", self.code, self.stdout, self.stderr);
+        Ok(self.stdout)
+    }
+
+    /// Code of the CNI error; none if it succeeded.
+    pub fn error_code(&self) -> Option<u64> {
+        if self.code == Some(0) { None } else { self.stdout["code"].as_u64() }
+    }
+}
+
+impl NetHost {
+    /// Makes the namespaces. Use [`NetHost::available`] first where a test may run without root.
+    pub fn new() -> Result<Self> {
+        let mut holder = Command::new("unshare")
+            .args(["--net", "--mount", "--propagation", "private", "sh", "-c", SETUP])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot run unshare")?;
+        let stdout = holder.stdout.take().context("stdout")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let host = Self { holder };
+        ensure!(line.trim() == "ready", "the private network host did not start: are you root?");
+        Ok(host)
+    }
+
+    /// True if this process may make namespaces.
+    pub fn available() -> bool {
+        rustix::process::geteuid().is_root()
+    }
+
+    /// A command in the host's namespaces.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.holder.id()));
+        command.arg(format!("--mount=/proc/{}/ns/mnt", self.holder.id()));
+        command.arg("--").arg(program.as_ref());
+        command
+    }
+
+    /// A command in a container's network namespace (see [`NetHost::container`]).
+    pub fn in_container(&self, name: &str, program: impl AsRef<Path>) -> Command {
+        let mut command = self.command("nsenter");
+        command.arg(format!("--net=/run/netns/{name}")).arg("--").arg(program.as_ref());
+        command
+    }
+
+    /// Runs a shell line on the host and gives its standard output; an error if it fails.
+    pub fn sh(&self, line: &str) -> Result<String> {
+        run(self.command("sh").args(["-ec", line]), line)
+    }
+
+    /// Runs a shell line in a container and gives its standard output; an error if it fails.
+    pub fn container_sh(&self, name: &str, line: &str) -> Result<String> {
+        run(self.in_container(name, "sh").args(["-ec", line]), line)
+    }
+
+    /// Makes a network namespace and gives its path in the host's mount namespace, `/run/netns/<name>`.
+    pub fn container(&self, name: &str) -> Result<PathBuf> {
+        self.sh(&format!("touch /run/netns/{name}; unshare --net=/run/netns/{name} true"))?;
+        Ok(PathBuf::from(format!("/run/netns/{name}")))
+    }
+
+    /// Removes a network namespace.
+    pub fn remove_container(&self, name: &str) -> Result<()> {
+        self.sh(&format!("umount /run/netns/{name}; rm /run/netns/{name}")).map(drop)
+    }
+
+    /// A plugin's process with the CNI environment, ready to be given its configuration; further variables can be set.
+    pub fn plugin(&self, binary: &Path, command: &str, id: &str, netns: &Path, ifname: &str) -> Command {
+        let mut process = self.command(binary);
+        let dir = binary.parent().unwrap_or(Path::new("/"));
+        process.env("CNI_COMMAND", command).env("CNI_CONTAINERID", id).env("CNI_NETNS", netns);
+        process.env("CNI_IFNAME", ifname).env("CNI_PATH", dir).env_remove("CNI_ARGS");
+        process
+    }
+
+    /// Runs a plugin's process with a configuration on its standard input.
+    pub fn call(process: &mut Command, config: &Value) -> Result<PluginOutput> {
+        let mut child = process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        // A plugin that fails early does not read; that is its right.
+        let _ = child.stdin.take().context("stdin")?.write_all(config.to_string().as_bytes());
+        let output = child.wait_with_output()?;
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let stdout = if output.stdout.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&output.stdout)
+                .with_context(|| format!("not JSON: {:?} {stderr}", String::from_utf8_lossy(&output.stdout)))?
+        };
+        Ok(PluginOutput { code: output.status.code(), stdout, stderr })
+    }
+}
+
+impl Drop for NetHost {
+    fn drop(&mut self) {
+        // Its standard input closes, so it ends by itself; killing it makes sure.
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+fn run(command: &mut Command, line: &str) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {line:?}"))?;
+    if !output.status.success() {
+        bail!("{line:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_of_its_own_with_a_container() {
+        if !NetHost::available() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let host = NetHost::new().unwrap();
+        host.container("a").unwrap();
+        host.sh("ip link add v0 type veth peer name v1 netns /run/netns/a").unwrap();
+        assert!(host.container_sh("a", "ip -br link").unwrap().contains("v1"));
+        assert!(host.sh("ls /sys/class/net").unwrap().contains("v0"));
+        assert!(!Path::new("/sys/class/net/v0").exists());
+        assert!(host.sh("ip link show v1").is_err());
+        host.remove_container("a").unwrap();
+        let config = serde_json::json!({ "cniVersion": "1.0.0" });
+        let output = NetHost::call(
+            host.plugin(Path::new("/bin/cat"), "VERSION", "id", Path::new("/x"), "eth0").arg("-"),
+            &config,
+        );
+        assert_eq!(output.unwrap().ok().unwrap(), config);
+    }
+}

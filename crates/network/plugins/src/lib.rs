@@ -1,0 +1,1 @@
+//! The CNI reference plugins: main, IPAM and meta plugins, and the fast chain.
