@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/outrigger-test.XXXXXX")
 trap 'rm -rf "$tmp" "$tmp".*' EXIT
 
-# One line for each mount, each loop device with its file, and each process of ours.
+# One line for each mount, each loop device with its file, each process of ours, each link, route and rule of the network.
 inventory() {
     awk '{print "mount " $5}' /proc/self/mountinfo | sort
     for loop in /sys/block/loop*/loop/backing_file; do
@@ -16,13 +16,17 @@ inventory() {
         target=$(readlink "$exe" 2>/dev/null) || continue
         case $target in "$PWD"/target/*) echo "process ${exe//[!0-9]/} $target" ;; esac
     done | sort
+    for link in /sys/class/net/*; do echo "link ${link##*/}"; done
+    sed 's/^/route /' /proc/net/route
+    if [ "$(id -u)" = 0 ] && command -v nft >/dev/null 2>&1; then nft list tables | sed 's/^/nft /'; fi
+    find /run/netns /run/cni /run/flannel /var/lib/cni -type f 2>/dev/null | sed 's/^/file /' | sort || true
     find "$tmp" -mindepth 1 | sed 's/^/file /' | sort
 }
 
 inventory > "$tmp.before"
 
-echo "==> building the tests and the command"
-cargo build --locked --quiet -p outrigger
+echo "==> building the tests, the command and the CNI plugins"
+cargo build --locked --quiet -p outrigger -p outrigger-cni
 status=0
 echo "==> running the tests"
 skips=$tmp.skips
