@@ -1,0 +1,3 @@
+//! The network plugins as runtimes meet them: the real multi-call binary, private hosts, stock peers and clients.
+
+mod common;
