@@ -1,7 +1,8 @@
-//! Kernel interfaces that need raw system calls: loop devices, mounts, the mount table, file system usage.
+//! Kernel interfaces that need raw system calls: loop devices, mounts, the mount table, file system usage, what network
+//! code needs beyond `rustix`.
 //!
-//! This is the only crate of the workspace in which `unsafe` is allowed. What it holds of it are the `ioctl`s of the loop
-//! driver, one system call a function, each wrapped so that callers see paths, numbers and [`Error`]s only. Everything
+//! This is the only crate of the workspace in which `unsafe` is allowed. What it holds of it are `ioctl`s and a few
+//! other calls, one system call a function, each wrapped so that callers see paths, numbers and [`Error`]s only. Everything
 //! else goes through `rustix`.
 //!
 //! Nothing here keeps state: the kernel is asked each time, because other programs (and earlier runs of the caller)
@@ -12,6 +13,7 @@ mod filesystem;
 pub mod loopdev;
 pub mod mount;
 pub mod mountinfo;
+pub mod net;
 
 pub use error::Error;
 pub use filesystem::{Usage, block_device_size, sync_filesystem, usage};
