@@ -5,6 +5,7 @@
 //! outrigger-bench api --kubeconfig F [--pid P] the same load on any API server, for comparison
 //! outrigger-bench driver                       CreateVolume and DeleteVolume with many volumes present
 //! outrigger-bench driver --endpoint E          the same load on any CSI driver
+//! outrigger-bench cni [--peer NAME=DIR]        ADD, CHECK and DEL of CNI plugins, ours and peers' in turn
 //! ```
 //!
 //! Each prints a table of figures, one line each, and nothing that is not measured in this run. Times are those of the
@@ -13,6 +14,7 @@
 #![expect(clippy::print_stdout, reason = "its output is the measurement")]
 
 mod api;
+mod cni;
 mod driver;
 mod figures;
 mod process;
@@ -58,11 +60,17 @@ enum Command {
         #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(i32).range(0..))]
         page: i32,
     },
+    /// CNI plugins, ours and peers' in turn.
+    Cni(cni::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let command = Command::parse();
+    let command = match Command::parse() {
+        // It moves between network namespaces, so it wants no threads but its own.
+        Command::Cni(options) => return cni::run(&options),
+        command => command,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {
@@ -71,6 +79,7 @@ fn main() -> anyhow::Result<()> {
             Command::Driver { endpoint, pid, outrigger, volumes, page } => {
                 driver::run(endpoint.as_deref(), &pid, &outrigger, volumes, page).await
             }
+            Command::Cni(options) => cni::run(&options),
         }
     })
 }

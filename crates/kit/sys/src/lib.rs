@@ -8,6 +8,7 @@
 //! Nothing here keeps state: the kernel is asked each time, because other programs (and earlier runs of the caller)
 //! attach devices and mount file systems too.
 
+mod children;
 mod error;
 mod filesystem;
 pub mod loopdev;
@@ -15,5 +16,6 @@ pub mod mount;
 pub mod mountinfo;
 pub mod net;
 
+pub use children::{ResourceUsage, wait_with_usage};
 pub use error::Error;
 pub use filesystem::{Usage, block_device_size, sync_filesystem, usage};
