@@ -1,0 +1,271 @@
+//! Plugins that call plugins (section 4, "Plugin delegation").
+//!
+//! A plugin named in a configuration is searched for in `CNI_PATH`. If what is found there is this very program, or if
+//! nothing is found but this program holds a plugin of that name, it runs in this process; otherwise what was found is
+//! executed.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{self, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::fs::MemfdFlags;
+use serde_json::Value;
+
+use crate::{AddResult, Attachment, Code, Command, DynPlugin, Environment, Error, Map, Step as _, Version};
+
+/// The plugins in this process. `()` has none.
+pub trait Delegates {
+    /// The plugin of a name.
+    fn builtin(&self, name: &str) -> Option<Box<dyn DynPlugin + '_>>;
+}
+
+impl Delegates for () {
+    fn builtin(&self, _name: &str) -> Option<Box<dyn DynPlugin + '_>> {
+        None
+    }
+}
+
+/// A plugin that another one calls, with its configuration.
+pub struct Delegate<'a> {
+    name: Cow<'a, str>,
+    config: Cow<'a, Map>,
+    version: Version,
+    env: &'a Environment,
+    delegates: &'a dyn Delegates,
+}
+
+impl<'a> Delegate<'a> {
+    /// A plugin and the configuration that it gets.
+    pub fn new(name: &str, config: Map, version: Version, env: &'a Environment, delegates: &'a dyn Delegates) -> Self {
+        Self { name: Cow::Owned(name.to_owned()), config: Cow::Owned(config), version, env, delegates }
+    }
+
+    pub(crate) fn borrowed(
+        name: &str,
+        config: &'a Map,
+        version: Version,
+        env: &'a Environment,
+        delegates: &'a dyn Delegates,
+    ) -> Self {
+        Self { name: Cow::Owned(name.to_owned()), config: Cow::Borrowed(config), version, env, delegates }
+    }
+
+    /// ADD: its result.
+    pub fn add(&self) -> Result<AddResult, Error> {
+        self.call(Command::Add)
+    }
+
+    /// DEL.
+    pub fn del(&self) -> Result<(), Error> {
+        self.call(Command::Del).map(drop)
+    }
+
+    /// CHECK.
+    pub fn check(&self) -> Result<(), Error> {
+        self.call(Command::Check).map(drop)
+    }
+
+    /// GC: the valid attachments are in the configuration.
+    pub fn gc(&self) -> Result<(), Error> {
+        self.call(Command::Gc).map(drop)
+    }
+
+    /// STATUS.
+    pub fn status(&self) -> Result<(), Error> {
+        self.call(Command::Status).map(drop)
+    }
+
+    fn call(&self, command: Command) -> Result<AddResult, Error> {
+        let env = self.env.with_command(command);
+        let binary = find_in_path(&self.name, &env)?;
+        let own = binary.as_deref().is_none_or(is_this_program);
+        if let Some(plugin) = own.then(|| self.delegates.builtin(&self.name)).flatten() {
+            let result = plugin.call(&env, &self.config, self.delegates)?.unwrap_or_default();
+            // The oldest versions have no place for more than one address of a family, in no process.
+            if command == Command::Add && self.version < Version::V0_3_0 {
+                return AddResult::from_value(&result.to_value(self.version)?);
+            }
+            return Ok(result);
+        }
+        let Some(binary) = binary else {
+            let code = if command == Command::Status { Code::NotAvailable } else { Code::InvalidConfig };
+            let msg = format!("there is no plugin {:?} in CNI_PATH ({})", self.name, env.path);
+            return Err(Error::new(code, msg).details("install it, or correct the type in the configuration"));
+        };
+        let config = serde_json::to_vec(&*self.config).step("writing the configuration")?;
+        let output = execute(&binary, &env, &config)?;
+        if command != Command::Add || output.trim_ascii().is_empty() {
+            return Ok(AddResult::default());
+        }
+        let value: Value = serde_json::from_slice(&output)
+            .map_err(|error| Error::new(Code::Decode, format!("the result of {} is not JSON: {error}", self.name)))?;
+        AddResult::decode(&value, self.version).map_err(|error| error.during(format_args!("result of {}", self.name)))
+    }
+}
+
+/// The IPAM plugin of a configuration. Without one, every command but ADD does nothing.
+pub struct Ipam<'a> {
+    delegate: Option<Delegate<'a>>,
+}
+
+impl<'a> Ipam<'a> {
+    pub(crate) fn new(name: Option<&str>, mut delegate: Delegate<'a>) -> Self {
+        let delegate = name.map(|name| {
+            delegate.name = Cow::Owned(name.to_owned());
+            delegate
+        });
+        Self { delegate }
+    }
+
+    /// Whether the configuration names one.
+    pub fn is_configured(&self) -> bool {
+        self.delegate.is_some()
+    }
+
+    /// Takes addresses. They are given back when the lease is dropped, unless [`Lease::keep`] is called. A result without
+    /// addresses is an error.
+    pub fn add(self) -> Result<Lease<'a>, Error> {
+        let Some(delegate) = &self.delegate else {
+            return Err(Error::config("ipam.type is missing: this plugin needs an IPAM plugin"));
+        };
+        let result = delegate.add()?;
+        let lease = Lease { result, ipam: Some(self) };
+        if lease.result.ips.is_empty() {
+            return Err(Error::internal("the IPAM plugin gave no IP address"));
+        }
+        Ok(lease)
+    }
+
+    /// Gives back what the attachment has.
+    pub fn del(&self) -> Result<(), Error> {
+        self.delegate.as_ref().map_or(Ok(()), Delegate::del)
+    }
+
+    /// Checks that the attachment still has its addresses.
+    pub fn check(&self) -> Result<(), Error> {
+        self.delegate.as_ref().map_or(Ok(()), Delegate::check)
+    }
+
+    /// Gives back what belongs to no valid attachment.
+    pub fn gc(&self, valid: &[Attachment]) -> Result<(), Error> {
+        // The list is in the configuration already; taking it keeps callers from forgetting that GC is about it.
+        let _ = valid;
+        self.delegate.as_ref().map_or(Ok(()), Delegate::gc)
+    }
+
+    /// Asks whether it has addresses to give.
+    pub fn status(&self) -> Result<(), Error> {
+        self.delegate.as_ref().map_or(Ok(()), Delegate::status)
+    }
+}
+
+/// Addresses that go back when this is dropped, so that an ADD that fails later does not leak them.
+#[must_use = "dropping a lease gives its addresses back"]
+pub struct Lease<'a> {
+    /// What the IPAM plugin gave.
+    pub result: AddResult,
+    ipam: Option<Ipam<'a>>,
+}
+
+impl Lease<'_> {
+    /// Keeps the addresses.
+    pub fn keep(mut self) -> AddResult {
+        self.ipam = None;
+        std::mem::take(&mut self.result)
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if let Some(ipam) = &self.ipam {
+            // The error to report is the one that led here; the runtime calls DEL after a failed ADD, which tries again.
+            let _ = ipam.del();
+        }
+    }
+}
+
+/// Searches the directories of `CNI_PATH` for a plugin. An error if the name cannot be one (code 7).
+pub fn find_in_path(name: &str, env: &Environment) -> Result<Option<PathBuf>, Error> {
+    if name.is_empty() || name.contains('/') || name == "." || name == ".." {
+        return Err(Error::config(format!("{name:?} is not the name of a plugin")));
+    }
+    Ok(env.paths().map(|dir| dir.join(name)).find(|path| {
+        rustix::fs::stat(path).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file())
+    }))
+}
+
+/// Whether a file is the program that runs, under whatever name.
+fn is_this_program(path: &Path) -> bool {
+    thread_local! {
+        static OWN: OnceCell<Option<(u64, u64)>> = const { OnceCell::new() };
+    }
+    let id = |path: &Path| rustix::fs::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    let own = OWN.with(|own| *own.get_or_init(|| id(Path::new("/proc/self/exe"))));
+    own.is_some() && own == id(path)
+}
+
+/// How long to try again while the program's file is open for writing, that is, being replaced.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// The most that is read of what a plugin prints.
+const OUTPUT_LIMIT: u64 = 16 << 20;
+
+/// Executes a plugin and gives its standard output; its error if it fails. Its standard error is passed on.
+pub fn execute(binary: &Path, env: &Environment, config: &[u8]) -> Result<Vec<u8>, Error> {
+    let name = binary.file_name().unwrap_or_default().to_string_lossy();
+    // Files in memory instead of pipes: nothing to pump, so no thread, and a process that the plugin leaves behind does
+    // not keep us waiting for the end of its output.
+    let memory = |what: &str| {
+        let fd = rustix::fs::memfd_create("outrigger-cni", MemfdFlags::CLOEXEC);
+        fd.map(File::from).step(format_args!("{what} of {name}"))
+    };
+    let (mut stdin, mut stdout, mut stderr) = (memory("input")?, memory("output")?, memory("errors")?);
+    stdin.write_all(config).and_then(|()| stdin.rewind()).step(format_args!("input of {name}"))?;
+    let deadline = Instant::now() + BUSY;
+    let mut pause = Duration::from_millis(5);
+    let mut child = loop {
+        let mut command = process::Command::new(binary);
+        command.envs(env.variables());
+        if !env.netns_override {
+            command.env_remove("CNI_NETNS_OVERRIDE");
+        }
+        let files = (stdin.try_clone(), stdout.try_clone(), stderr.try_clone());
+        let (Ok(stdin), Ok(stdout), Ok(stderr)) = files else {
+            return Err(Error::new(Code::Io, format!("cannot execute {}: too many open files", binary.display())));
+        };
+        command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
+        match command.spawn() {
+            Ok(child) => break child,
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
+                #[expect(clippy::disallowed_methods, reason = "the end of another's writing is no event to await")]
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(200));
+            }
+            Err(error) => return Err(error).step(format_args!("cannot execute {}", binary.display())),
+        }
+    };
+    let status = child.wait().step(format_args!("waiting for {name}"))?;
+    let mut errors = Vec::new();
+    let _ = stderr.rewind().and_then(|()| (&stderr).take(OUTPUT_LIMIT).read_to_end(&mut errors));
+    let mut output = Vec::new();
+    stdout
+        .rewind()
+        .and_then(|()| (&stdout).take(OUTPUT_LIMIT).read_to_end(&mut output))
+        .step(format_args!("output of {name}"))?;
+    if status.success() {
+        let _ = std::io::stderr().write_all(&errors);
+        return Ok(output);
+    }
+    if let Some(error) = serde_json::from_slice(&output).ok().as_ref().and_then(Error::from_value) {
+        let _ = std::io::stderr().write_all(&errors);
+        return Err(error);
+    }
+    let said = if output.trim_ascii().is_empty() { &errors } else { &output };
+    let said: String = String::from_utf8_lossy(said).trim().chars().take(500).collect();
+    let msg = format!("plugin {name} failed without an error of its own ({status})");
+    Err(if said.is_empty() { Error::internal(msg) } else { Error::internal(format!("{msg}: {said:?}")) })
+}
