@@ -1,8 +1,10 @@
 //! Blocking netlink without a runtime: rtnetlink, nf_tables, conntrack, and network namespaces.
 
+pub mod conntrack;
 mod error;
 mod mac;
 mod netns;
+pub mod nft;
 mod socket;
 pub mod wire;
 
