@@ -14,6 +14,7 @@ pub mod docs;
 mod error;
 mod net;
 mod plugin;
+pub mod runtime;
 pub mod types;
 mod version;
 
