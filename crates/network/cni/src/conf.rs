@@ -580,7 +580,7 @@ impl<T: Field + Default> Field for BTreeMap<String, T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 

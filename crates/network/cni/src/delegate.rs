@@ -269,3 +269,6 @@ pub fn execute(binary: &Path, env: &Environment, config: &[u8]) -> Result<Vec<u8
     let msg = format!("plugin {name} failed without an error of its own ({status})");
     Err(if said.is_empty() { Error::internal(msg) } else { Error::internal(format!("{msg}: {said:?}")) })
 }
+
+#[cfg(test)]
+mod tests;

@@ -378,3 +378,6 @@ fn print(stdout: &mut dyn Write, value: &Value) -> bool {
     let written = value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter));
     written.is_ok() && stdout.write_all(&text).is_ok() && stdout.flush().is_ok()
 }
+
+#[cfg(test)]
+mod tests;
