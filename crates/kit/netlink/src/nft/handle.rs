@@ -167,6 +167,13 @@ impl Handle {
         Ok(rules)
     }
 
+    /// The rules of all chains of a table; none if there is no such table.
+    pub fn table_rules(&self, table: TableRef<'_>) -> Result<Vec<Rule>> {
+        let mut m = message(kind::GETRULE, 0, table.family, || format!("list table {table}"));
+        m.attr_str(1, table.name);
+        self.dump(m, rule)
+    }
+
     /// One rule by its number, if it exists.
     pub fn rule(&self, table: TableRef<'_>, chain: &str, handle: u64) -> Result<Option<Rule>> {
         let mut m =
@@ -319,8 +326,13 @@ fn rule(_family: Family, attributes: Attributes<'_>) -> Result<Rule> {
             2 => rule.chain = text(attribute)?,
             3 => rule.handle = attribute.be64()?,
             4 => {
-                rule.expressions =
-                    attribute.attributes().map(|element| Expr::decode(element.attributes())).collect::<Result<_>>()?;
+                // What others made must not keep anyone from finding his own: an expression that cannot be read is kept
+                // as it is.
+                let read = |element: Attribute<'_>| {
+                    Expr::decode(element.attributes())
+                        .unwrap_or_else(|_| Expr::Other { name: String::new(), data: element.data.to_vec() })
+                };
+                rule.expressions = attribute.attributes().map(read).collect();
             }
             7 => rule.user_data = attribute.data.to_vec(),
             _ => {}
