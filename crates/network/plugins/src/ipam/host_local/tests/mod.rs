@@ -2,6 +2,7 @@
 
 mod killed;
 mod original;
+mod plugin;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
