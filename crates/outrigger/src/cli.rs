@@ -6,11 +6,13 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use outrigger_daemon::LogFormat;
 
+use crate::cni::CniCommand;
+
 /// Kubernetes' infrastructure extension points in one binary: plugins, their Kubernetes side, and a lab to run them in.
 #[derive(Debug, Parser)]
 #[command(name = "outrigger", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done; 1 it failed, and the error says why; 2 the command line is wrong; \
-                        3 the lab is not running; 130 and 143 stopped by SIGINT or SIGTERM a second time.")]
+                        3 the lab is not running; 4 a network is not ready (`cni status`); 130 and 143 stopped by SIGINT or SIGTERM a second time.")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -35,6 +37,9 @@ pub(crate) enum Command {
     Storage(StorageCommand),
     /// Call a CSI plugin by hand: every RPC, JSON in and out.
     Csi(CsiArgs),
+    /// Attach network namespaces to networks by hand, as cnitool does, and look after what runtimes left.
+    #[command(subcommand)]
+    Cni(CniCommand),
     /// Print the completions of a shell.
     Completions {
         /// The shell to complete for.
@@ -176,7 +181,7 @@ pub(crate) struct CsiArgs {
 }
 
 /// Parses `30s`, `1m30s`, `500ms`, `2h`, as Kubernetes' flags do.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("{text:?} is not a duration; write it like 30s, 500ms or 1m30s");
     let mut total = Duration::ZERO;
     let mut rest = text;

@@ -1,6 +1,7 @@
 //! The `outrigger` command: parses, wires, runs.
 
 mod cli;
+mod cni;
 mod csi;
 mod lab;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use cli::{Cli, Command};
 enum Outcome {
     Done,
     NotRunning,
+    NotReady,
 }
 
 fn main() -> ExitCode {
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
     match run(cli.command, cli.verbosity) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::NotRunning) => ExitCode::from(3),
+        Ok(Outcome::NotReady) => ExitCode::from(4),
         Err(error) => {
             eprint_error(&error);
             ExitCode::FAILURE
@@ -57,6 +60,7 @@ fn run(command: Command, verbosity: u8) -> anyhow::Result<Outcome> {
         Command::Lab(command) => runtime()?.block_on(lab::run(command, verbosity)),
         Command::Storage(command) => runtime()?.block_on(storage::run(command)).map(|()| Outcome::Done),
         Command::Csi(args) => runtime()?.block_on(csi::run(args)).map(|()| Outcome::Done),
+        Command::Cni(command) => cni::run(command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "outrigger", &mut std::io::stdout());
             Ok(Outcome::Done)
