@@ -5,6 +5,7 @@ mod error;
 mod mac;
 mod netns;
 pub mod nft;
+pub mod route;
 mod socket;
 pub mod wire;
 

@@ -31,6 +31,10 @@ const BUFFER: usize = 32 << 10;
 const BUFFER_LIMIT: usize = 16 << 20;
 /// What fits through a socket without asking for more room.
 const PLAIN_SEND: usize = 96 << 10;
+/// To so many messages all answers fit into a socket's usual buffer.
+const PLAIN_ANSWERS: usize = 64;
+/// What the kernel counts for one answer, however short, is less than twice this.
+const ANSWER: usize = 2048;
 /// How often a dump is started again because something changed meanwhile.
 const DUMP_ATTEMPTS: u32 = 64;
 
@@ -198,13 +202,14 @@ impl Socket {
         let first = self.sequence.get();
         let operation = messages.first().map_or("", Message::operation).to_owned();
         let mut sequence = first;
+        let count = messages.len();
         let mut bytes = Vec::with_capacity(messages.iter().map(Message::size).sum());
         for message in messages {
             bytes.extend_from_slice(message.finish(sequence)?);
             sequence = next(sequence);
         }
         self.sequence.set(sequence);
-        self.send_bytes(&bytes, &operation)?;
+        self.send_bytes(&bytes, count, &operation)?;
         Ok(first)
     }
 
@@ -217,7 +222,11 @@ impl Socket {
 
     /// Joins a multicast group (`RTNLGRP_…`, `NFNLGRP_…`). Its events are handed out by [`Socket::event`].
     pub fn join(&self, group: u32) -> Result<()> {
-        self.subscribed.set(true);
+        if !self.subscribed.replace(true) && self.sequence.get() == 1 {
+            // Sending would have done it; without a port of its own a socket gets no events.
+            rustix::net::bind(&self.fd, &SocketAddrNetlink::new(0, 0))
+                .map_err(Error::errno_of("bind a netlink socket"))?;
+        }
         sys::set_netlink_option(&self.fd, sys::NETLINK_ADD_MEMBERSHIP, group.cast_signed())
             .map_err(Error::io("join a netlink group"))
     }
@@ -279,7 +288,7 @@ impl Socket {
         self.sequence.set(next(sequence));
         let wants_ack = message.flags() & NLM_F_ACK != 0;
         message.finish(sequence)?;
-        self.send_bytes(message.as_bytes(), message.operation())?;
+        self.send_bytes(message.as_bytes(), 1, message.operation())?;
         let mut outcome = None;
         while outcome.is_none() {
             self.receive_each(|reply| {
@@ -312,12 +321,13 @@ impl Socket {
         outcome.unwrap_or(Ok(())).map_err(|refusal| refusal.during(message.operation()))
     }
 
-    fn send_bytes(&self, bytes: &[u8], operation: &str) -> Result<()> {
+    fn send_bytes(&self, bytes: &[u8], count: usize, operation: &str) -> Result<()> {
+        // Where the kernel refuses more than the usual limit, sending or receiving tells.
         if bytes.len() > PLAIN_SEND {
-            // Room for the message, and for the answers to as many small messages as it may hold. The kernel doubles the
-            // figure; where it refuses more than the usual limit, sending tells.
             let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&self.fd, bytes.len() + (64 << 10));
-            let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&self.fd, bytes.len().saturating_mul(8));
+        }
+        if count > PLAIN_ANSWERS {
+            let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&self.fd, count.saturating_mul(ANSWER));
         }
         loop {
             match rustix::net::send(&self.fd, bytes, SendFlags::empty()) {
