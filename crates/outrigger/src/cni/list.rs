@@ -185,5 +185,6 @@ fn addresses(cached: &Cached) -> Vec<String> {
 
 /// Whether the attachment's network namespace is still there. Of one that never named it, nobody knows.
 pub(super) fn is_live(cached: &Cached) -> bool {
-    cached.attachment.netns.as_ref().is_none_or(|path| NetNs::open(path).is_ok())
+    let netns = cached.attachment.netns.as_ref();
+    netns.is_none_or(|path| !NetNs::open(path).is_err_and(|error| error.is_namespace_gone()))
 }

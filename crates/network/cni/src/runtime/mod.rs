@@ -31,6 +31,7 @@
 //! - The cache is written whole and flushed; damaged and empty files in it are treated as absent, by all commands.
 //! - DEL fills in from the cache what the caller leaves out: `CNI_ARGS` and capabilities. Without the latter, port mappings
 //!   would stay.
+//! - A namespace file that is no namespace any more is handed to DEL as no namespace.
 //! - GC also deletes attachments whose cache file is damaged.
 //! - A broken file in the configuration directory does not hide the networks of other files.
 //! - Names are checked on every command, since they become part of a path.
@@ -47,7 +48,7 @@ mod names;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,7 @@ pub use call::{Event, Invocation, split_path};
 pub use config::{Found, NetworkList, Order, PluginConfig, networks};
 pub use error::Error;
 pub use locate::Place;
+use outrigger_netlink::NetNs;
 
 use crate::{AddResult, Command, Delegates, Environment, Version};
 use cache::{Cache, Lookup};
@@ -288,7 +290,8 @@ impl Runtime {
     /// an address, say, must not be free again while rules still lead to it. The cache is forgotten once all of them
     /// succeeded. Succeeds for what is gone already.
     pub fn del(&self, network: &NetworkList, attachment: &Attachment) -> Result<(), Error> {
-        let (attachment, result) = self.remembered(network, attachment)?;
+        let (mut attachment, result) = self.remembered(network, attachment)?;
+        attachment.netns = attachment.netns.filter(|path| !is_left_over(path));
         for index in (0..network.plugins.len()).rev() {
             let injected = Injected { prev_result: result.as_ref(), valid: None };
             self.call(&self.invocation(network, index, Command::Del, Some(&attachment), &injected)?)?;
@@ -548,6 +551,12 @@ impl Runtime {
         let (plugin, command) = (invocation.plugin.clone(), invocation.command());
         Some(result.map_err(|error| Error::Plugin { plugin, command, error }))
     }
+}
+
+/// Whether the file of a namespace outlived it: after a reboot, or an unmount, an ordinary file is in its place. The
+/// plugins in Go fail on that for ever, while no namespace at all is fine with them.
+fn is_left_over(netns: &Path) -> bool {
+    netns.exists() && NetNs::open(netns).is_err_and(|error| error.is_namespace_gone())
 }
 
 fn need_netns(attachment: &Attachment) -> Result<(), Error> {

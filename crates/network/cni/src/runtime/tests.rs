@@ -292,6 +292,68 @@ fn prev_result_of_del_came_with_0_4_0() {
 }
 
 #[test]
+fn the_file_that_a_namespace_left_is_no_namespace() {
+    let bench = Bench::new(&["a", "b"]);
+    bench.put("left", "");
+    for (netns, told) in [("left", ""), ("gone", "gone")] {
+        bench.forget();
+        bench.runtime().del(&list("1.0.0"), &Attachment::new("c1", "eth0").netns(bench.path(netns))).unwrap();
+        let told = if told.is_empty() { String::new() } else { bench.path(told).display().to_string() };
+        assert!(bench.got(0, "env").contains(&format!("CNI_NETNS={told}\n")), "{netns}: {}", bench.got(0, "env"));
+    }
+}
+
+/// A plugin of this process.
+struct Inside;
+
+impl crate::Plugin for Inside {
+    type Conf = NoConf;
+    const ABOUT: &'static str = "a plugin in the process of its runtime";
+
+    fn add(&self, call: &crate::Call<'_, NoConf>) -> Result<AddResult, crate::Error> {
+        let mut result = call.net.prev_result.clone().unwrap_or_default();
+        result.interfaces.push(crate::Interface::new(call.ifname, "", "inside"));
+        Ok(result)
+    }
+
+    fn del(&self, _: &crate::Call<'_, NoConf>) -> Result<(), crate::Error> {
+        Err(crate::Error::new(Code::TryAgain, "later"))
+    }
+
+    fn check(&self, _: &crate::Call<'_, NoConf>) -> Result<(), crate::Error> {
+        Ok(())
+    }
+}
+
+crate::conf! {
+    /// Nothing to configure.
+    struct NoConf {}
+}
+
+struct InsideOnly;
+
+impl Delegates for InsideOnly {
+    fn builtin(&self, name: &str) -> Option<Box<dyn crate::DynPlugin + '_>> {
+        (name == "inside" || name == "a").then(|| Box::new(Inside) as Box<dyn crate::DynPlugin>)
+    }
+}
+
+#[test]
+fn plugins_of_the_process_stand_in_for_those_that_are_not_installed() {
+    let bench = Bench::new(&["a"]);
+    let runtime = bench.builder().in_process(|| Box::new(InsideOnly)).build();
+    bench.answer("a", "ADD", &result("1.0.0", "10.0.0.2/24"));
+    let text = br#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a"},{"type":"inside"}]}"#;
+    let list = NetworkList::parse(text).unwrap();
+    let added = runtime.add(&list, &pod()).unwrap();
+    assert_eq!(bench.calls(), ["ADD a"], "what is installed goes first");
+    assert_eq!(added.json["interfaces"], json!([{ "name": "eth0", "sandbox": "inside" }]));
+    assert_eq!(added.json["ips"][0]["address"], "10.0.0.2/24");
+    assert_eq!(runtime.del(&list, &pod()).unwrap_err().report(), "plugin \"inside\" failed to DEL: later");
+    assert_eq!(runtime.versions("inside").unwrap().len(), Version::ALL.len());
+}
+
+#[test]
 fn a_damaged_cache_does_not_stop_del() {
     for damage in ["", "{\"kind\":", "{\"kind\":\"cniCacheV1\"}", "{\"cniVersion\":\"7\"}"] {
         let bench = Bench::new(&["a", "b"]);
