@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, from the registries that a Debian machine already uses.
 #   tools.sh run    what `make up` needs: a C linker and kubectl
-#   tools.sh test   the above, and: cargo-nextest, filesystem tools, kubectl of several minors, the Python client
+#   tools.sh test   the above, and: cargo-nextest, filesystem tools, kubectl of several minors, the Python client, QEMU
 # Foreign clients go to .cache/tools, never into the system.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -42,6 +42,10 @@ if [ "$what" = test ]; then
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
     have unzip || missing+=(unzip)
     have curl || missing+=(curl)
+    # scripts/guest.sh: a machine with another kernel.
+    have qemu-system-x86_64 || missing+=(qemu-system-x86)
+    have busybox || missing+=(busybox-static)
+    have cpio || missing+=(cpio)
 fi
 [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
 [ "$what" = test ] || exit 0
