@@ -1,17 +1,26 @@
 //! A private "host" for network tests: own network and mount namespaces, and containers in it.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 
 /// What the private host sets up before it says that it is ready: its own `/sys` (so that `/sys/class/net` is that of
-/// the namespace), and empty places where plugins and runtimes keep state.
+/// the namespace; control groups stay the machine's), and empty places where plugins and runtimes keep state.
 const SETUP: &str = r"set -e
+mount -t tmpfs tmpfs /run
+mkdir /run/cgroup
+mount --rbind /sys/fs/cgroup /run/cgroup
 mount -t sysfs sysfs /sys
-for dir in /run /var/lib/cni /etc/cni; do mkdir -p $dir; mount -t tmpfs tmpfs $dir; done
+mount --rbind /run/cgroup /sys/fs/cgroup
+umount -R /run/cgroup
+rmdir /run/cgroup
+for dir in /var/lib/cni /etc/cni; do mkdir -p $dir; mount -t tmpfs tmpfs $dir; done
 mkdir -p /run/netns
 ip link set lo up
 echo ready
@@ -22,6 +31,8 @@ exec cat >/dev/null";
 #[derive(Debug)]
 pub struct NetHost {
     holder: Child,
+    /// The first process of the host, where it has processes of its own.
+    init: Option<OwnedFd>,
 }
 
 /// What a plugin said.
@@ -51,8 +62,26 @@ impl PluginOutput {
 impl NetHost {
     /// Makes the namespaces. Use [`NetHost::available`] first where a test may run without root.
     pub fn new() -> Result<Self> {
+        Self::start(&[], SETUP)
+    }
+
+    /// The same with a process namespace too: daemons and containers that are started in it end with this value.
+    pub fn with_processes() -> Result<Self> {
+        // The shell stays as the first process, since orphans are its to bury.
+        let setup = format!("mount -t proc proc /proc\n{}; exit", SETUP.replace("exec cat", "cat"));
+        let mut host = Self::start(&["--pid", "--fork", "--kill-child"], &setup)?;
+        let holder = host.holder.id();
+        let children = fs_err::read_to_string(format!("/proc/{holder}/task/{holder}/children"))?;
+        let init = children.split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?));
+        host.init = Some(pidfd_open(init.context("the first process")?, PidfdFlags::empty())?);
+        Ok(host)
+    }
+
+    fn start(namespaces: &[&str], setup: &str) -> Result<Self> {
         let mut holder = Command::new("unshare")
-            .args(["--net", "--mount", "--propagation", "private", "sh", "-c", SETUP])
+            .args(["--net", "--mount", "--propagation", "private"])
+            .args(namespaces)
+            .args(["sh", "-c", setup])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -60,7 +89,7 @@ impl NetHost {
         let stdout = holder.stdout.take().context("stdout")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        let host = Self { holder };
+        let host = Self { holder, init: None };
         ensure!(line.trim() == "ready", "the private network host did not start: are you root?");
         Ok(host)
     }
@@ -75,6 +104,9 @@ impl NetHost {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.holder.id()));
         command.arg(format!("--mount=/proc/{}/ns/mnt", self.holder.id()));
+        if self.init.is_some() {
+            command.arg(format!("--pid=/proc/{}/ns/pid_for_children", self.holder.id()));
+        }
         command.arg("--").arg(program.as_ref());
         command
     }
@@ -138,6 +170,11 @@ impl Drop for NetHost {
         // Its standard input closes, so it ends by itself; killing it makes sure.
         let _ = self.holder.kill();
         let _ = self.holder.wait();
+        if let Some(init) = &self.init {
+            // The first process is gone when all the others are.
+            let mut poll = [PollFd::new(init, PollFlags::IN)];
+            let _ = rustix::event::poll(&mut poll, Some(&Timespec { tv_sec: 10, tv_nsec: 0 }));
+        }
     }
 }
 
@@ -173,5 +210,21 @@ mod tests {
             &config,
         );
         assert_eq!(output.unwrap().ok().unwrap(), config);
+    }
+
+    #[test]
+    fn processes_end_with_their_host() {
+        if !NetHost::available() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let host = NetHost::with_processes().unwrap();
+        host.sh("sleep 1000 </dev/null >/dev/null 2>&1 &").unwrap();
+        assert_eq!(host.sh("cat /proc/1/comm").unwrap().trim(), "sh");
+        assert!(host.sh("cat /proc/[0-9]*/comm").unwrap().contains("sleep"));
+        let init = host.init.as_ref().unwrap().try_clone().unwrap();
+        drop(host);
+        let mut poll = [PollFd::new(&init, PollFlags::IN)];
+        assert_eq!(rustix::event::poll(&mut poll, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1));
     }
 }
