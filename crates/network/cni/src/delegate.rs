@@ -79,11 +79,20 @@ impl<'a> Delegate<'a> {
         self.call(Command::Status).map(drop)
     }
 
+    /// Whether it runs in this process. What it does can then be put together with what the caller does.
+    pub fn is_builtin(&self) -> Result<bool, Error> {
+        let binary = find_in_path(&self.name, self.env)?;
+        Ok(self.builtin(binary.as_deref()).is_some())
+    }
+
+    fn builtin(&self, binary: Option<&Path>) -> Option<Box<dyn DynPlugin + '_>> {
+        binary.is_none_or(is_this_program).then(|| self.delegates.builtin(&self.name)).flatten()
+    }
+
     fn call(&self, command: Command) -> Result<AddResult, Error> {
         let env = self.env.with_command(command);
         let binary = find_in_path(&self.name, &env)?;
-        let own = binary.as_deref().is_none_or(is_this_program);
-        if let Some(plugin) = own.then(|| self.delegates.builtin(&self.name)).flatten() {
+        if let Some(plugin) = self.builtin(binary.as_deref()) {
             let result = plugin.call(&env, &self.config, self.delegates)?.unwrap_or_default();
             // The oldest versions have no place for more than one address of a family, in no process.
             if command == Command::Add && self.version < Version::V0_3_0 {

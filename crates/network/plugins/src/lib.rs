@@ -1,4 +1,16 @@
 //! The CNI reference plugins: main, IPAM and meta plugins, and the fast chain.
 
+mod attach;
+pub mod bridge;
+pub mod chain;
+pub mod flannel;
 pub mod ipam;
+pub mod loopback;
+pub mod ptp;
+pub mod registry;
 pub mod rules;
+pub mod session;
+pub mod windows;
+
+pub use registry::plugin;
+pub use session::{Container, Session};

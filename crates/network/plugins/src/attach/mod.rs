@@ -1,0 +1,47 @@
+//! What the main plugins share: the pair of interfaces, addresses and routes from IPAM, checks, and taking all down again.
+
+pub(crate) mod configure;
+mod mark;
+pub(crate) mod sysctl;
+pub(crate) mod teardown;
+pub(crate) mod undo;
+pub(crate) mod verify;
+pub(crate) mod veth;
+
+use outrigger_cni_sdk::{Call, Conf, Error, IpConfig};
+use outrigger_netlink::MacAddr;
+use outrigger_netlink::route::Link;
+
+pub(crate) use self::mark::Mark;
+
+/// The mark of a call's attachment.
+pub(crate) fn mark<'a, C>(call: &'a Call<'_, C>) -> Mark<'a> {
+    Mark { network: &call.net.name, container_id: call.container_id, ifname: call.ifname }
+}
+
+/// A link's MAC address as results show it; empty if it has none.
+pub(crate) fn mac_text(link: &Link) -> String {
+    link.mac.map(|mac| mac.to_string()).unwrap_or_default()
+}
+
+/// The addresses of the previous result, if there is one.
+pub(crate) fn previous_ips<'a, C>(call: &Call<'a, C>) -> &'a [IpConfig] {
+    call.net.prev_result.as_ref().map(|result| result.ips.as_slice()).unwrap_or_default()
+}
+
+/// The MAC address that is asked for: by the capability `mac`, else by `args.cni.mac`, else by `MAC` in `CNI_ARGS`.
+pub(crate) fn requested_mac<C: Conf>(call: &Call<'_, C>) -> Result<Option<MacAddr>, Error> {
+    let [from_args] = call.args.known(["MAC"])?;
+    let sources = [
+        ("runtimeConfig.mac", call.runtime::<String>("mac")?),
+        ("args.cni.mac", call.cni_arg("mac")?),
+        ("MAC in CNI_ARGS", from_args.map(str::to_owned)),
+    ];
+    let Some((source, text)) =
+        sources.into_iter().find_map(|(source, text)| Some((source, text.filter(|text| !text.is_empty())?)))
+    else {
+        return Ok(None);
+    };
+    let wrong = |_| Error::config(format!("{source}: {text:?} is no MAC address; write it as 02:00:00:00:00:01"));
+    text.parse().map(Some).map_err(wrong)
+}

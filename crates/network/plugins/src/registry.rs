@@ -1,0 +1,50 @@
+//! Every plugin by name.
+
+use outrigger_cni_sdk::{Delegates, DynPlugin};
+
+use crate::session::Session;
+use crate::windows::Windows;
+
+/// Makes a plugin that works with a session.
+pub type Constructor = for<'s> fn(&'s Session) -> Box<dyn DynPlugin + 's>;
+
+/// Name (`type` in a configuration) and constructor of every plugin, in the order of names.
+pub const PLUGINS: &[(&str, Constructor)] = &[
+    ("bridge", |session| Box::new(crate::bridge::Bridge(session))),
+    ("flannel", |_| Box::new(crate::flannel::Flannel)),
+    ("host-local", |_| Box::new(crate::ipam::host_local::HostLocal)),
+    ("loopback", |session| Box::new(crate::loopback::Loopback(session))),
+    ("outrigger", |session| Box::new(crate::chain::Chain(session))),
+    ("ptp", |session| Box::new(crate::ptp::Ptp(session))),
+    ("static", |_| Box::new(crate::ipam::static_::Static)),
+    ("win-bridge", |_| Box::new(Windows("win-bridge"))),
+    ("win-overlay", |_| Box::new(Windows("win-overlay"))),
+];
+
+/// The plugin of this name.
+pub fn plugin<'s>(name: &str, session: &'s Session) -> Option<Box<dyn DynPlugin + 's>> {
+    PLUGINS.iter().find(|(known, _)| *known == name).map(|(_, constructor)| constructor(session))
+}
+
+impl Delegates for Session {
+    fn builtin(&self, name: &str) -> Option<Box<dyn DynPlugin + '_>> {
+        plugin(name, self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_sorted_and_plugins_say_what_they_are() {
+        assert!(PLUGINS.is_sorted_by(|(a, _), (b, _)| a < b));
+        let session = Session::default();
+        for (name, _) in PLUGINS {
+            let plugin = plugin(name, &session).unwrap();
+            assert!(!plugin.about().is_empty() && !plugin.summary().is_empty(), "{name}");
+            assert!(plugin.keys().iter().all(|key| !key.doc.trim().is_empty()), "{name}");
+        }
+        assert!(plugin("other", &session).is_none());
+    }
+}
