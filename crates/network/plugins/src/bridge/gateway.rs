@@ -50,13 +50,13 @@ mod tests {
     use super::*;
 
     fn leased(ips: &[(&str, Option<&str>)], routes: &[(&str, Option<&str>)]) -> AddResult {
-        let gateway = |text: &Option<&str>| text.map(|text| text.parse().unwrap());
+        let gateway = |text: Option<&str>| text.map(|text| text.parse().unwrap());
         AddResult {
             ips: ips
                 .iter()
-                .map(|(address, gw)| IpConfig { gateway: gateway(gw), ..IpConfig::new(address.parse().unwrap()) })
+                .map(|(address, gw)| IpConfig { gateway: gateway(*gw), ..IpConfig::new(address.parse().unwrap()) })
                 .collect(),
-            routes: routes.iter().map(|(dst, gw)| Route::new(dst.parse().unwrap(), gateway(gw))).collect(),
+            routes: routes.iter().map(|(dst, gw)| Route::new(dst.parse().unwrap(), gateway(*gw))).collect(),
             ..AddResult::default()
         }
     }

@@ -44,6 +44,9 @@ fn delegate_conf(call: &Call<'_, FlannelConf>, env: &SubnetEnv) -> Result<Map, E
         Value::String(kind) => kind.clone(),
         other => return Err(Error::config(format!("delegate.type is {other}: give it the name of a plugin"))),
     };
+    if kind == "flannel" {
+        return Err(Error::config("delegate.type is flannel itself: give it the name of another plugin"));
+    }
     delegate.entry("ipMasq").or_insert_with(|| json!(!env.masquerades));
     delegate.entry("mtu").or_insert_with(|| json!(env.mtu));
     if kind == "bridge" {
@@ -78,7 +81,7 @@ impl Plugin for Flannel {
         state(call)
             .save(call.container_id, &bytes)
             .step(format_args!("keep the delegate's configuration in {}", call.conf.data_dir))?;
-        delegate(call, config)?.add().map_err(|error| error.during("flannel's delegate"))
+        delegate(call, config).add().map_err(|error| error.during("flannel's delegate"))
     }
 
     fn del(&self, call: &Call<'_, FlannelConf>) -> Result<(), Error> {
@@ -102,7 +105,7 @@ impl Plugin for Flannel {
         if let Some(previous) = &call.net.prev_result {
             config.insert("prevResult".into(), previous.to_value(call.net.cni_version)?);
         }
-        delegate(call, config)?.del().map_err(|error| error.during("flannel's delegate"))?;
+        delegate(call, config).del().map_err(|error| error.during("flannel's delegate"))?;
         state.remove(call.container_id).step(format_args!("remove {}/{}", call.conf.data_dir, call.container_id))
     }
 
@@ -114,7 +117,7 @@ impl Plugin for Flannel {
             None => delegate_conf(call, &subnet_env(call)?)?,
         };
         config.insert("prevResult".into(), previous.to_value(call.net.cni_version)?);
-        delegate(call, config)?.check().map_err(|error| error.during("flannel's delegate"))
+        delegate(call, config).check().map_err(|error| error.during("flannel's delegate"))
     }
 
     fn gc(&self, call: &Call<'_, FlannelConf>, valid: &[Attachment]) -> Result<(), Error> {
@@ -141,7 +144,7 @@ impl Plugin for Flannel {
             }
         }
         config.insert("cniVersion".into(), json!(call.net.cni_version.as_str()));
-        delegate(call, config)?.gc().map_err(|error| error.during("flannel's delegate"))?;
+        delegate(call, config).gc().map_err(|error| error.during("flannel's delegate"))?;
         let mut errors = Errors::new();
         for id in stale {
             errors.push(state.remove(id).step(format_args!("remove {}/{id}", call.conf.data_dir)));
@@ -152,7 +155,7 @@ impl Plugin for Flannel {
     fn status(&self, call: &Call<'_, FlannelConf>) -> Result<(), Error> {
         let not_available = |error: Error| Error { code: Code::NotAvailable, ..error };
         let config = delegate_conf(call, &subnet_env(call).map_err(not_available)?)?;
-        delegate(call, config)?.status().map_err(|error| error.during("flannel's delegate"))
+        delegate(call, config).status().map_err(|error| error.during("flannel's delegate"))
     }
 }
 
@@ -161,12 +164,9 @@ fn state(call: &Call<'_, FlannelConf>) -> State {
 }
 
 /// The delegate of a configuration.
-fn delegate<'a>(call: &Call<'a, FlannelConf>, config: Map) -> Result<Delegate<'a>, Error> {
-    let kind = conf::lookup(&config, "type").and_then(Value::as_str).unwrap_or_default().to_owned();
-    if kind.eq_ignore_ascii_case("flannel") {
-        return Err(Error::config("delegate.type is flannel itself: give it the name of another plugin"));
-    }
-    Ok(call.delegate(&kind, config))
+fn delegate<'a>(call: &Call<'a, FlannelConf>, config: Map) -> Delegate<'a> {
+    let kind = config.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    call.delegate(&kind, config)
 }
 
 /// Reads the daemon's file.

@@ -78,7 +78,7 @@ fn call(recorder: &Recorder, command: Command, config: &Map) -> Result<Option<Ad
 #[test]
 fn a_bridge_from_the_daemons_file() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("subnet.env"), ENV).unwrap();
+    fs_err::write(dir.path().join("subnet.env"), ENV).unwrap();
     let recorder = Recorder::default();
     let config = config(dir.path(), json!({ "delegate": { "hairpinMode": true }, "runtimeConfig": { "mac": "x" } }));
     call(&recorder, Command::Add, &config).unwrap();
@@ -91,10 +91,10 @@ fn a_bridge_from_the_daemons_file() {
     });
     assert_eq!(*recorder.0.borrow(), [(Command::Add, "bridge".into(), wanted.clone())]);
     let file = dir.path().join("state/id");
-    assert_eq!(serde_json::from_slice::<Value>(&std::fs::read(&file).unwrap()).unwrap(), wanted);
+    assert_eq!(serde_json::from_slice::<Value>(&fs_err::read(&file).unwrap()).unwrap(), wanted);
 
     // DEL takes what was kept, whatever the daemon says by then.
-    std::fs::remove_file(dir.path().join("subnet.env")).unwrap();
+    fs_err::remove_file(dir.path().join("subnet.env")).unwrap();
     recorder.0.borrow_mut().clear();
     call(&recorder, Command::Del, &config).unwrap();
     assert_eq!(*recorder.0.borrow(), [(Command::Del, "bridge".into(), wanted)]);
@@ -110,17 +110,17 @@ fn not_ready_without_the_daemon() {
     let config = config(dir.path(), json!({}));
     assert_eq!(call(&recorder, Command::Add, &config).unwrap_err().code, Code::TryAgain);
     assert_eq!(call(&recorder, Command::Status, &config).unwrap_err().code, Code::NotAvailable);
-    std::fs::write(dir.path().join("subnet.env"), "FLANNEL_MTU=1").unwrap();
+    fs_err::write(dir.path().join("subnet.env"), "FLANNEL_MTU=1").unwrap();
     assert_eq!(call(&recorder, Command::Add, &config).unwrap_err().code, Code::InvalidConfig);
     assert!(recorder.0.borrow().is_empty());
-    std::fs::write(dir.path().join("subnet.env"), ENV).unwrap();
+    fs_err::write(dir.path().join("subnet.env"), ENV).unwrap();
     call(&recorder, Command::Status, &config).unwrap();
 }
 
 #[test]
 fn what_is_filled_in_cannot_be_given() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("subnet.env"), ENV).unwrap();
+    fs_err::write(dir.path().join("subnet.env"), ENV).unwrap();
     for delegate in [json!({ "name": "x" }), json!({ "ipam": {} }), json!({ "type": 1 }), json!({ "type": "flannel" })]
     {
         let config = config(dir.path(), json!({ "delegate": delegate }));
@@ -133,7 +133,7 @@ fn what_is_filled_in_cannot_be_given() {
 #[test]
 fn garbage_of_this_network_only() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir(dir.path().join("state")).unwrap();
+    fs_err::create_dir(dir.path().join("state")).unwrap();
     let file = |name: &str| dir.path().join("state").join(name);
     for (name, content) in [
         ("keep", r#"{"name":"flannel-net","type":"bridge"}"#),
@@ -141,7 +141,7 @@ fn garbage_of_this_network_only() {
         ("other", r#"{"name":"other-net","type":"bridge"}"#),
         ("empty", ""),
     ] {
-        std::fs::write(file(name), content).unwrap();
+        fs_err::write(file(name), content).unwrap();
     }
     let recorder = Recorder::default();
     let valid = json!({ "cni.dev/valid-attachments": [{ "containerID": "keep", "ifname": "eth0" }] });
