@@ -105,7 +105,8 @@ pub trait Field: Sized {
     /// Its kind in words, for the documentation: `string`, `list of objects`.
     fn kind() -> String;
 
-    /// Reads it. Not called for a value that [`Self::is_absent`].
+    /// Reads it. A value that [`Self::is_absent`] comes here only as an item of a list or object: where the original makes
+    /// that an empty value, so does this.
     fn from_json(value: &Value) -> Result<Self, DecodeError>;
 
     /// Whether the value means that there is none.
@@ -293,6 +294,9 @@ macro_rules! conf {
             }
 
             fn from_json(value: &$crate::conf::Value) -> ::core::result::Result<Self, $crate::DecodeError> {
+                if value.is_null() {
+                    return ::core::result::Result::Ok(::core::default::Default::default());
+                }
                 let map = $crate::conf::object(value)?;
                 let _ = map;
                 ::core::result::Result::Ok(Self {
@@ -420,7 +424,7 @@ impl Field for bool {
     }
 
     fn from_json(value: &Value) -> Result<Self, DecodeError> {
-        value.as_bool().ok_or_else(|| DecodeError::expected("a boolean", value))
+        value.as_bool().or(value.is_null().then_some(false)).ok_or_else(|| DecodeError::expected("a boolean", value))
     }
 
     fn show(&self) -> String {
@@ -434,7 +438,7 @@ impl Field for String {
     }
 
     fn from_json(value: &Value) -> Result<Self, DecodeError> {
-        string(value).map(str::to_owned)
+        if value.is_null() { Ok(Self::new()) } else { string(value).map(str::to_owned) }
     }
 
     fn show(&self) -> String {
@@ -458,7 +462,7 @@ impl Field for Map {
     }
 
     fn from_json(value: &Value) -> Result<Self, DecodeError> {
-        object(value).cloned()
+        if value.is_null() { Ok(Self::new()) } else { object(value).cloned() }
     }
 }
 
@@ -470,6 +474,9 @@ macro_rules! integers {
             }
 
             fn from_json(value: &Value) -> Result<Self, DecodeError> {
+                if value.is_null() {
+                    return Ok(0);
+                }
                 let signed = value.as_i64().and_then(|number| Self::try_from(number).ok());
                 signed.or_else(|| value.as_u64().and_then(|number| Self::try_from(number).ok())).ok_or_else(|| {
                     DecodeError::expected(format_args!("an integer from {} to {}", Self::MIN, Self::MAX), value)
@@ -538,19 +545,17 @@ impl<T: Field> Field for Option<T> {
     }
 }
 
-impl<T: Field + Default> Field for Vec<T> {
+impl<T: Field> Field for Vec<T> {
     fn kind() -> String {
         format!("list of {}", T::kind())
     }
 
     fn from_json(value: &Value) -> Result<Self, DecodeError> {
+        if value.is_null() {
+            return Ok(Self::new());
+        }
         let list = value.as_array().ok_or_else(|| DecodeError::expected("a list", value))?;
-        let item = |(index, value): (usize, &Value)| {
-            if value.is_null() {
-                return Ok(T::default());
-            }
-            T::from_json(value).map_err(|error| error.under(&format!("[{index}]")))
-        };
+        let item = |(index, value)| T::from_json(value).map_err(|error| error.under(&format!("[{index}]")));
         list.iter().enumerate().map(item).collect()
     }
 
@@ -559,16 +564,16 @@ impl<T: Field + Default> Field for Vec<T> {
     }
 }
 
-impl<T: Field + Default> Field for BTreeMap<String, T> {
+impl<T: Field> Field for BTreeMap<String, T> {
     fn kind() -> String {
         format!("object of {}", T::kind())
     }
 
     fn from_json(value: &Value) -> Result<Self, DecodeError> {
+        if value.is_null() {
+            return Ok(Self::new());
+        }
         let entry = |(key, value): (&String, &Value)| {
-            if value.is_null() {
-                return Ok((key.clone(), T::default()));
-            }
             T::from_json(value).map(|value| (key.clone(), value)).map_err(|error| error.under(key))
         };
         object(value)?.iter().map(entry).collect()
