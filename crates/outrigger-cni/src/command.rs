@@ -55,7 +55,9 @@ pub(crate) fn run(args: Vec<OsString>) -> ExitCode {
     // A configuration whose type is the binary's own name: the runtime wants an answer that it can read.
     if args.is_empty() && std::env::var_os("CNI_COMMAND").is_some_and(|command| !command.is_empty()) {
         let error = Error::new(Code::InvalidConfig, "outrigger-cni is no plugin, but the binary that holds them")
-            .details("run: outrigger-cni install DIR, and use one of the names that `outrigger-cni list` prints as type");
+            .details(
+                "run: outrigger-cni install DIR, and use one of the names that `outrigger-cni list` prints as type",
+            );
         let _ = writeln!(stdout(), "{:#}", error.to_value(Version::NEWEST));
         return ExitCode::FAILURE;
     }
@@ -76,7 +78,7 @@ fn dispatch(args: Vec<OsString>) -> Result<ExitCode, Failure> {
         [] => return Err(Failure::usage("a command is missing")),
         ["--help" | "-h" | "help"] => HELP.to_owned(),
         ["--version" | "-V" | "version"] => format!("{NAME} {}\n", env!("CARGO_PKG_VERSION")),
-        ["list"] => names().map(|name| format!("{name}\n")).collect(),
+        ["list"] => names().flat_map(|name| [name, "\n"]).collect(),
         ["help", name] => manual(name)?,
         ["install", rest @ ..] => {
             let (dir, only) = install_arguments(rest)?;
@@ -134,7 +136,8 @@ fn install_arguments<'a>(words: &[&'a str]) -> Result<(&'a str, Vec<&'static str
             None if dir.replace(word).is_some() => return Err(Failure::usage("install takes one directory")),
             None => continue,
         };
-        let list = list.ok_or_else(|| Failure::usage("install: --only takes the names of plugins, separated by commas"))?;
+        let list =
+            list.ok_or_else(|| Failure::usage("install: --only takes the names of plugins, separated by commas"))?;
         only = Some(list);
     }
     let dir = dir.filter(|dir| !dir.is_empty()).ok_or_else(|| Failure::usage("install: the directory is missing"))?;
@@ -142,7 +145,10 @@ fn install_arguments<'a>(words: &[&'a str]) -> Result<(&'a str, Vec<&'static str
     let find = |wanted: &str| {
         let wanted = wanted.trim();
         names().find(|name| *name == wanted).ok_or_else(|| {
-            Failure::usage(format!("install: {wanted:?} is no plugin; there are: {}", names().collect::<Vec<_>>().join(", ")))
+            Failure::usage(format!(
+                "install: {wanted:?} is no plugin; there are: {}",
+                names().collect::<Vec<_>>().join(", ")
+            ))
         })
     };
     let mut chosen = only.split(',').map(find).collect::<Result<Vec<_>, _>>()?;
