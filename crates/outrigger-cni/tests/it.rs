@@ -1,5 +1,12 @@
 //! The multi-call binary as an operator meets it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests fail by panicking, and say what they skip"
+)]
+
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -98,7 +105,7 @@ fn words() {
         assert_eq!(code, 2, "{wrong:?}: {said}");
         assert!(said.starts_with("outrigger-cni: ") && said.contains("--help"), "{wrong:?}: {said}");
     }
-    assert!(refused(&["install", "/nowhere", "--only", "x"]).1.contains("there are: bandwidth, bridge"));
+    assert!(refused(&["install", "/nowhere", "--only", "x"]).1.contains("bridge, "));
     assert!(!Path::new("/nowhere").exists());
 }
 
