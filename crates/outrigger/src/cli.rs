@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use outrigger_daemon::LogFormat;
 
 use crate::cni::CniCommand;
+use crate::verify::VerifyCommand;
 
 /// Kubernetes' infrastructure extension points in one binary: plugins, their Kubernetes side, and a lab to run them in.
 #[derive(Debug, Parser)]
@@ -40,6 +41,9 @@ pub(crate) enum Command {
     /// Attach network namespaces to networks by hand, as cnitool does, and look after what runtimes left.
     #[command(subcommand)]
     Cni(CniCommand),
+    /// Find out whether somebody's plugins keep to their specification.
+    #[command(subcommand)]
+    Verify(VerifyCommand),
     /// Print the completions of a shell.
     Completions {
         /// The shell to complete for.

@@ -7,6 +7,7 @@ mod lab;
 #[cfg(test)]
 mod reference;
 mod storage;
+mod verify;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ enum Outcome {
     Done,
     NotRunning,
     NotReady,
+    NotConforming,
 }
 
 fn main() -> ExitCode {
@@ -33,6 +35,8 @@ fn main() -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::NotRunning) => ExitCode::from(3),
         Ok(Outcome::NotReady) => ExitCode::from(4),
+        // What is wrong has been reported.
+        Ok(Outcome::NotConforming) => ExitCode::FAILURE,
         Err(error) => {
             eprint_error(&error);
             ExitCode::FAILURE
@@ -61,6 +65,7 @@ fn run(command: Command, verbosity: u8) -> anyhow::Result<Outcome> {
         Command::Storage(command) => runtime()?.block_on(storage::run(command)).map(|()| Outcome::Done),
         Command::Csi(args) => runtime()?.block_on(csi::run(args)).map(|()| Outcome::Done),
         Command::Cni(command) => cni::run(command),
+        Command::Verify(command) => verify::run(command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "outrigger", &mut std::io::stdout());
             Ok(Outcome::Done)

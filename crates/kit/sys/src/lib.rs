@@ -14,6 +14,7 @@ mod filesystem;
 pub mod loopdev;
 pub mod mount;
 pub mod mountinfo;
+pub mod namespace;
 pub mod net;
 
 pub use children::{ResourceUsage, wait_with_usage};
