@@ -16,6 +16,8 @@ pub mod mount;
 pub mod mountinfo;
 pub mod namespace;
 pub mod net;
+pub mod packet;
+pub mod service;
 
 pub use children::{ResourceUsage, wait_with_usage};
 pub use error::Error;
