@@ -39,6 +39,10 @@ pub(crate) fn install(path: &Path, wanted: &[&str]) -> Result<String, Failure> {
         Err(error) => return Err(failed("look at", path, &error)),
     }
     let mut dir = Directory::open(path)?;
+    // Seen before anything is done, since half of the plugins is worse than none.
+    if let Some(name) = wanted.iter().chain([&NAME]).find(|name| path.join(name).is_dir()) {
+        return Err(Failure::step(path.join(name).display(), "is a directory; move it away"));
+    }
     let source = dir.copy_self()?;
     let result = dir.link_all(&source, wanted);
     // It has its name by now, unless something failed.
@@ -123,9 +127,6 @@ impl<'a> Directory<'a> {
         let (mut made, mut updated, mut replaced) = (0, 0, Vec::new());
         for name in wanted {
             let target = self.path.join(name);
-            if fs::metadata(&target).is_ok_and(|metadata| metadata.is_dir()) {
-                return Err(Failure::step(target.display(), "is a directory; move it away"));
-            }
             if self.is_ours(&target)? {
                 updated += 1;
             } else if fs::symlink_metadata(&target).is_ok() {
