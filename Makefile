@@ -38,6 +38,7 @@ lint: ## Formatting, clippy with warnings denied, generated code up to date, dep
 generate: ## Regenerate the committed bindings and data files.
 	$(CARGO) run --locked -p xtask -- generate
 	OUTRIGGER_UPDATE=1 $(CARGO) nextest run --locked -p outrigger reference
+	OUTRIGGER_UPDATE=1 $(CARGO) nextest run --locked -p outrigger-cni --test docs
 
 bench: ## Measure what SPECIFICATION.md promises (set PEERS=... to compare with the Go programs).
 	@scripts/bench.sh

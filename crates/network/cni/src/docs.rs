@@ -14,9 +14,9 @@ pub struct Documentation {
     pub del: &'static str,
     /// What CHECK compares.
     pub check: &'static str,
-    /// What GC removes, and how it knows it.
+    /// What GC removes, and how it knows it; empty for nothing.
     pub gc: &'static str,
-    /// When STATUS is not ready.
+    /// When STATUS is not ready; empty for never.
     pub status: &'static str,
     /// Capabilities (keys of `runtimeConfig`) and what they do.
     pub capabilities: &'static [(&'static str, &'static str)],
@@ -44,21 +44,34 @@ pub fn page(name: &str, plugin: &dyn DynPlugin) -> String {
     }
     pairs("Capabilities", "capability", documentation.capabilities, &mut text);
     pairs("CNI_ARGS", "key", documentation.args, &mut text);
-    let commands = [
-        ("ADD", documentation.add),
-        ("CHECK", documentation.check),
-        ("DEL", documentation.del),
-        ("GC", documentation.gc),
-        ("STATUS", documentation.status),
-    ];
-    if commands.iter().any(|(_, said)| !said.is_empty()) {
+    if !documentation.add.is_empty() {
         text.push_str("\n## Commands\n");
-    }
-    for (command, said) in commands.into_iter().filter(|(_, said)| !said.is_empty()) {
-        let _ = write!(text, "\n**{command}** {}\n", said.trim());
+        let or = |said: &'static str, default| if said.is_empty() { default } else { said };
+        for (command, said) in [
+            ("ADD", documentation.add),
+            ("CHECK", documentation.check),
+            ("DEL", documentation.del),
+            ("GC", or(documentation.gc, "Has nothing to remove.")),
+            ("STATUS", or(documentation.status, "Always ready.")),
+        ] {
+            let _ = write!(text, "\n### {command}\n\n{}\n", said.trim());
+        }
     }
     if !documentation.example.is_empty() {
         let _ = write!(text, "\n## Example\n\n```json\n{}\n```\n", documentation.example.trim());
+    }
+    text
+}
+
+/// The list of all pages as Markdown: names and the first sentences of what they say of themselves.
+pub fn index<'p>(plugins: impl Iterator<Item = (&'p str, Box<dyn DynPlugin + 'p>)>) -> String {
+    let mut text = String::from(
+        "# The plugins\n\nMade by `make generate` from the plugins' own definitions.\n\n| plugin | what it does |\n|---|---|\n",
+    );
+    for (name, plugin) in plugins {
+        let summary = paragraphs(plugin.summary());
+        let first = summary.split("\n\n").next().unwrap_or_default().trim().replace('\n', " ").replace('|', "\\|");
+        let _ = writeln!(text, "| [{name}]({name}.md) | {first} |");
     }
     text
 }
@@ -100,4 +113,119 @@ fn paragraphs(doc: &str) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AddResult, Call, Error, Plugin, conf};
+
+    conf! {
+        /// A range.
+        struct Range {
+            /// First address.
+            #[key = "rangeStart"]
+            start: Option<std::net::IpAddr>,
+        }
+    }
+
+    conf! {
+        /// Hands out addresses.
+        ///
+        /// From ranges.
+        struct PoolConf {
+            /// Sets of ranges, `a|b`;
+            /// one address of each.
+            ranges: Vec<Vec<Range>>,
+            /// Where it keeps them.
+            data_dir: String = "/var/lib/x".to_owned(),
+        }
+    }
+
+    struct Pool;
+
+    impl Plugin for Pool {
+        type Conf = PoolConf;
+        const ABOUT: &'static str = "";
+        const DOC: Documentation = Documentation {
+            add: "Takes addresses.",
+            check: "Looks.",
+            del: "Gives back.",
+            status: "Not ready when full.",
+            capabilities: &[("ips", "Wanted addresses.")],
+            example: "{}",
+            ..Documentation::EMPTY
+        };
+
+        fn add(&self, _: &Call<'_, PoolConf>) -> Result<AddResult, Error> {
+            Ok(AddResult::default())
+        }
+
+        fn del(&self, _: &Call<'_, PoolConf>) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn check(&self, _: &Call<'_, PoolConf>) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_page() {
+        let expected = r#"# pool
+
+Made by `make generate` from the plugin's own definition.
+
+Hands out addresses.
+
+From ranges.
+
+Supports the CNI versions 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0.
+
+## Keys
+
+| key | type | default | meaning |
+|---|---|---|---|
+| `ranges` | list of list of object |  | Sets of ranges, `a\|b`; one address of each. |
+| `ranges[][].rangeStart` | an IP address |  | First address. |
+| `dataDir` | string | `"/var/lib/x"` | Where it keeps them. |
+
+## Capabilities
+
+| capability | meaning |
+|---|---|
+| `ips` | Wanted addresses. |
+
+## Commands
+
+### ADD
+
+Takes addresses.
+
+### CHECK
+
+Looks.
+
+### DEL
+
+Gives back.
+
+### GC
+
+Has nothing to remove.
+
+### STATUS
+
+Not ready when full.
+
+## Example
+
+```json
+{}
+```
+"#;
+        assert_eq!(page("pool", &Pool), expected);
+        let index = index([("pool", Box::new(Pool) as Box<dyn DynPlugin>)].into_iter());
+        assert!(index.ends_with("\n| [pool](pool.md) | Hands out addresses. |\n"), "{index}");
+    }
 }
