@@ -1,6 +1,7 @@
 //! The CNI reference plugins: main, IPAM and meta plugins, and the fast chain.
 
 mod attach;
+pub mod bandwidth;
 pub mod bridge;
 pub mod chain;
 pub mod flannel;
@@ -9,7 +10,9 @@ pub mod loopback;
 pub mod ptp;
 pub mod registry;
 pub mod rules;
+pub mod sbr;
 pub mod session;
+pub mod tuning;
 pub mod windows;
 
 pub use registry::plugin;

@@ -10,13 +10,16 @@ pub type Constructor = for<'s> fn(&'s Session) -> Box<dyn DynPlugin + 's>;
 
 /// Name (`type` in a configuration) and constructor of every plugin, in the order of names.
 pub const PLUGINS: &[(&str, Constructor)] = &[
+    ("bandwidth", |session| Box::new(crate::bandwidth::Bandwidth(session))),
     ("bridge", |session| Box::new(crate::bridge::Bridge(session))),
     ("flannel", |_| Box::new(crate::flannel::Flannel)),
     ("host-local", |_| Box::new(crate::ipam::host_local::HostLocal)),
     ("loopback", |session| Box::new(crate::loopback::Loopback(session))),
     ("outrigger", |session| Box::new(crate::chain::Chain(session))),
     ("ptp", |session| Box::new(crate::ptp::Ptp(session))),
+    ("sbr", |session| Box::new(crate::sbr::Sbr(session))),
     ("static", |_| Box::new(crate::ipam::static_::Static)),
+    ("tuning", |session| Box::new(crate::tuning::Tuning(session))),
     ("win-bridge", |_| Box::new(Windows("win-bridge"))),
     ("win-overlay", |_| Box::new(Windows("win-overlay"))),
 ];

@@ -17,7 +17,6 @@ const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_TBF_PARMS: u16 = 1;
 const TCA_TBF_RATE64: u16 = 4;
-const TCA_TBF_BURST: u16 = 6;
 const TCA_U32_CLASSID: u16 = 1;
 const TCA_U32_SEL: u16 = 5;
 const TCA_U32_ACT: u16 = 7;
@@ -84,10 +83,11 @@ pub struct Filter {
 }
 
 impl Tbf {
-    /// The size of the bucket as the kernel wants it: the time to fill it.
+    /// The size of the bucket as the kernel wants it: the time to fill it, in whole microseconds. Others compare what they
+    /// read with what they would have set, to the tick, and tools of traffic control count in microseconds.
     fn ticks(&self) -> u32 {
-        let nanoseconds = u128::from(self.burst) * 1_000_000_000 / u128::from(self.rate.max(1));
-        u32::try_from(nanoseconds / NANOSECONDS_PER_TICK).unwrap_or(u32::MAX)
+        let microseconds = u128::from(self.burst) * 1_000_000 / u128::from(self.rate.max(1));
+        u32::try_from(microseconds * 1_000 / NANOSECONDS_PER_TICK).unwrap_or(u32::MAX)
     }
 
     fn parse(options: &Attributes<'_>) -> Result<Option<Self>> {
@@ -215,7 +215,8 @@ pub(super) fn tbf(index: u32, tbf: &Tbf) -> Result<Message> {
     parms[24..28].copy_from_slice(&tbf.limit.to_ne_bytes());
     parms[28..32].copy_from_slice(&tbf.ticks().to_ne_bytes());
     message.nest(TCA_OPTIONS, |options| {
-        options.attr(TCA_TBF_PARMS, &parms).attr_u32(TCA_TBF_BURST, tbf.burst);
+        // No TCA_TBF_BURST: the kernel would compute the time from it again, and round differently.
+        options.attr(TCA_TBF_PARMS, &parms);
         if tbf.rate > u64::from(u32::MAX) {
             options.attr_u64(TCA_TBF_RATE64, tbf.rate);
         }
