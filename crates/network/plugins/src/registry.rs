@@ -12,10 +12,12 @@ pub type Constructor = for<'s> fn(&'s Session) -> Box<dyn DynPlugin + 's>;
 pub const PLUGINS: &[(&str, Constructor)] = &[
     ("bandwidth", |session| Box::new(crate::bandwidth::Bandwidth(session))),
     ("bridge", |session| Box::new(crate::bridge::Bridge(session))),
+    ("firewall", |session| Box::new(crate::firewall::Firewall(session))),
     ("flannel", |_| Box::new(crate::flannel::Flannel)),
     ("host-local", |_| Box::new(crate::ipam::host_local::HostLocal)),
     ("loopback", |session| Box::new(crate::loopback::Loopback(session))),
     ("outrigger", |session| Box::new(crate::chain::Chain(session))),
+    ("portmap", |session| Box::new(crate::portmap::Portmap(session))),
     ("ptp", |session| Box::new(crate::ptp::Ptp(session))),
     ("sbr", |session| Box::new(crate::sbr::Sbr(session))),
     ("static", |_| Box::new(crate::ipam::static_::Static)),

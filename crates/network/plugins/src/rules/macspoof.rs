@@ -9,8 +9,7 @@ use outrigger_netlink::nft::{
     BaseChain, Expr, Family, Handle, Hook, MetaKey, NewRule, PayloadBase, TableRef, Verdict, userdata,
 };
 
-use super::masquerade::Saved;
-use super::{Kept, Owner, RuleSet, RuleView};
+use super::{Kept, Owner, RuleSet, RuleView, Saved};
 
 const TABLE: TableRef<'static> = TableRef::new(Family::Bridge, "nat");
 const PREROUTING: &str = "PREROUTING";

@@ -4,7 +4,6 @@
 //! iptables-nft: each side can list, check and remove what the other made. `nftables` has one own table,
 //! `inet outrigger_cni`, with sets and maps keyed by address or port, in which nothing gets slower with more containers.
 
-#[expect(dead_code, reason = "portmap and firewall, which come next, use the rest")]
 pub mod iptables;
 pub mod macspoof;
 pub mod masquerade;
@@ -17,6 +16,7 @@ use outrigger_cni_sdk::{Attachment, Error};
 use outrigger_netlink::nft::{Rule, userdata};
 use sha2::{Digest as _, Sha512};
 
+pub(crate) use self::masquerade::Saved;
 pub use self::view::{RuleSet, RuleView};
 
 /// Whose rules they are.
@@ -75,6 +75,11 @@ pub(crate) fn chain_name(prefix: &str, network: &str, container_id: &str) -> Str
     prefix + &digits
 }
 
+/// What the keys of a network's owners begin with.
+pub(crate) fn network_key(network: &str) -> String {
+    hash(network, 16)
+}
+
 impl Owner<'_> {
     /// The comment of the original plugins' nftables rules: two hashes to find it by, then the names.
     pub(crate) fn comment(self) -> String {
@@ -87,7 +92,7 @@ impl Owner<'_> {
 
     /// What the comment begins with.
     pub(crate) fn key(self) -> String {
-        format!("{}-{}", hash(self.network, 16), hash(&format!("{}:{}", self.ifname, self.container_id), 16))
+        format!("{}-{}", network_key(self.network), hash(&format!("{}:{}", self.ifname, self.container_id), 16))
     }
 
     /// User data that says whose a rule is without showing in listings.
@@ -109,7 +114,7 @@ impl<'a> Kept<'a> {
         let owner = |each: &'a Attachment| Owner { network, container_id: &each.container_id, ifname: &each.ifname };
         Self {
             network,
-            prefix: format!("{}-", hash(network, 16)),
+            prefix: format!("{}-", network_key(network)),
             keys: valid.iter().map(|each| owner(each).key()).collect(),
             valid,
         }

@@ -21,12 +21,18 @@ type Planner = Box<dyn Fn(&mut RuleView<'_>) -> Result<(), Error>>;
 #[derive(Default)]
 pub struct RuleSet {
     planners: RefCell<Vec<Planner>>,
+    afterwards: RefCell<Vec<Box<dyn Fn()>>>,
 }
 
 impl RuleSet {
     /// Adds a plan. It runs at [`RuleSet::commit`], and again if others changed the rules meanwhile.
     pub fn plan(&self, planner: impl Fn(&mut RuleView<'_>) -> Result<(), Error> + 'static) {
         self.planners.borrow_mut().push(Box::new(planner));
+    }
+
+    /// Has something done once the plans are in force.
+    pub fn afterwards(&self, action: impl Fn() + 'static) {
+        self.afterwards.borrow_mut().push(Box::new(action));
     }
 
     /// True if there is nothing to commit; then no handle need be opened.
@@ -37,11 +43,13 @@ impl RuleSet {
     /// Forgets the plans.
     pub fn clear(&self) {
         self.planners.borrow_mut().clear();
+        self.afterwards.borrow_mut().clear();
     }
 
     /// Runs all plans and commits what they want as one batch: all or nothing. The plans are gone afterwards.
     pub fn commit(&self, handle: &Handle) -> Result<(), Error> {
         let planners = self.planners.take();
+        let afterwards = self.afterwards.take();
         let mut guarded = false;
         let mut attempt = 0;
         loop {
@@ -55,7 +63,12 @@ impl RuleSet {
                 continue;
             }
             planned?;
-            let Err(error) = handle.commit(view.batch) else { return Ok(()) };
+            let Err(error) = handle.commit(view.batch) else {
+                for action in afterwards {
+                    action();
+                }
+                return Ok(());
+            };
             attempt += 1;
             let limit = match error.errno() {
                 Some(Errno::NOENT | Errno::EXIST) => STATE_ATTEMPTS,
