@@ -31,6 +31,11 @@ ADD)
     : > "$here/held/$CNI_CONTAINERID.$CNI_IFNAME"
     if [ -e "$here/result.$CNI_CONTAINERID" ]; then cat "$here/result.$CNI_CONTAINERID"; else cat "$here/result"; fi ;;
 DEL) rm -f "$here/held/$CNI_CONTAINERID.$CNI_IFNAME" ;;
+GC)
+    for held in "$here/held/"*; do
+        id=${held##*/}
+        grep -q "\"containerID\":\"${id%.*}\"" "$call/stdin" || rm -f "$held"
+    done ;;
 esac
 exit 0
 "#;
