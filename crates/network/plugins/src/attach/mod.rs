@@ -1,6 +1,7 @@
 //! What the main plugins share: the pair of interfaces, addresses and routes from IPAM, checks, and taking all down again.
 
 pub(crate) mod configure;
+pub(crate) mod inside;
 mod mark;
 pub(crate) mod sysctl;
 pub(crate) mod teardown;
