@@ -145,7 +145,7 @@ fn preview(args: &GcArgs, runtime: &Runtime, plan: &Plan, network: &NetworkList,
 /// A namespace that no attachment of the cache has may belong to an ADD that is under way, whose address and rules the
 /// plugins would take for garbage.
 fn refuse_unknown_namespaces(cached: &[Cached]) -> Result<()> {
-    let known: BTreeSet<_> = cached.iter().filter_map(|cached| id(cached.attachment.netns.as_deref()?)).collect();
+    let known: BTreeSet<_> = cached.iter().filter_map(|cached| id(&cached.netns()?)).collect();
     let Ok(entries) = fs_err::read_dir(NETNS_DIR) else { return Ok(()) };
     let unknown: Vec<_> = entries
         .flatten()

@@ -146,7 +146,7 @@ pub(super) fn cache(args: &CacheArgs) -> Result<()> {
         match file.content {
             Ok(cached) if wanted(args, &cached) => {
                 let addresses = addresses(&cached);
-                let netns = cached.attachment.netns.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+                let netns = cached.netns().map(|path| path.display().to_string()).unwrap_or_default();
                 let state = if is_live(&cached) { "live" } else { "namespace gone" };
                 rows.push(vec![
                     cached.network.clone(),
@@ -185,6 +185,5 @@ fn addresses(cached: &Cached) -> Vec<String> {
 
 /// Whether the attachment's network namespace is still there. Of one that never named it, nobody knows.
 pub(super) fn is_live(cached: &Cached) -> bool {
-    let netns = cached.attachment.netns.as_ref();
-    netns.is_none_or(|path| !NetNs::open(path).is_err_and(|error| error.is_namespace_gone()))
+    cached.netns().is_none_or(|path| !NetNs::open(path).is_err_and(|error| error.is_namespace_gone()))
 }

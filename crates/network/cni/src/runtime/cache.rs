@@ -44,6 +44,17 @@ pub struct Cached {
 }
 
 impl Cached {
+    /// The network namespace: as it was given to ADD, or, where the writer did not note that (libcni before 1.2), as the
+    /// result names it.
+    pub fn netns(&self) -> Option<PathBuf> {
+        let sandbox = || {
+            let interfaces = self.result.as_ref()?.get("interfaces")?.as_array()?;
+            let mut sandboxes = interfaces.iter().filter_map(|interface| interface.get("sandbox")?.as_str());
+            sandboxes.find(|sandbox| !sandbox.is_empty()).map(PathBuf::from)
+        };
+        self.attachment.netns.clone().or_else(sandbox)
+    }
+
     /// The network as it was configured at the time of ADD, without plugins that were in files of their own.
     pub fn network_list(&self) -> Result<NetworkList, Error> {
         NetworkList::parse_any(&self.config)
@@ -357,6 +368,17 @@ mod tests {
             "result": { "cniVersion": "1.0.0", "ips": [] },
         });
         assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn the_namespace_is_that_of_the_result_if_nobody_noted_it() {
+        let mut cached = cached();
+        assert_eq!(cached.netns(), Some("/run/netns/x".into()));
+        cached.attachment.netns = None;
+        assert_eq!(cached.netns(), None);
+        let interfaces = json!([{ "name": "br0" }, { "name": "v", "sandbox": "" }, { "name": "e", "sandbox": "/y" }]);
+        cached.result = Some(json!({ "interfaces": interfaces }));
+        assert_eq!(cached.netns(), Some("/y".into()));
     }
 
     #[test]

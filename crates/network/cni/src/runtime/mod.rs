@@ -369,7 +369,9 @@ impl Runtime {
         };
         for CacheFile { file, content } in files {
             let attachment = match content {
-                Ok(cached) if cached.network == network.name => cached.attachment,
+                Ok(cached) if cached.network == network.name => {
+                    Attachment { netns: cached.netns(), ..cached.attachment }
+                }
                 Ok(_) => continue,
                 Err(_) => match cache::guess(&file, &network.name) {
                     Some(attachment) => attachment,
