@@ -58,9 +58,11 @@ fn routes(result: &AddResult, index: i64, oif: u32) -> Vec<Route> {
             .filter_map(|ip| ip.gateway)
             .find(|gateway| gateway.is_ipv4() == v4)
     };
+    // What is on the link itself has no gateway.
+    let is_far = |scope: Option<u8>| scope.is_none_or(|scope| Scope(scope) < Scope::LINK);
     let of = |route: &outrigger_cni_sdk::Route| Route {
         dst: Some(route.dst),
-        gateway: route.gw.or_else(|| gateway(route.dst.addr().is_ipv4())),
+        gateway: route.gw.or_else(|| gateway(route.dst.addr().is_ipv4()).filter(|_| is_far(route.scope))),
         oif: Some(oif),
         table: route.table.unwrap_or_default(),
         scope: Scope(route.scope.unwrap_or_default()),
