@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Installs what is missing, from the registries that a Debian machine already uses.
 #   tools.sh run    what `make up` needs: a C linker and kubectl
-#   tools.sh test   the above, and: cargo-nextest, filesystem tools, kubectl of several minors, the Python client, QEMU
+#   tools.sh test   the above, and: cargo-nextest, filesystem tools, kubectl of several minors, the Python client,
+#                   container runtimes, the reference network plugins and what it takes to look at a network, QEMU
 # Foreign clients go to .cache/tools, never into the system.
 set -euo pipefail
+# Debian keeps network tools where only root looks.
+PATH=$PATH:/usr/sbin:/sbin
 cd "$(dirname "$0")/.."
 what=${1:?run or test}
 tools=$PWD/.cache/tools
@@ -42,6 +45,19 @@ if [ "$what" = test ]; then
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
     have unzip || missing+=(unzip)
     have curl || missing+=(curl)
+    # The network plugins: their peers, the clients that call them, and what looks at the outcome.
+    have ip || missing+=(iproute2)
+    have iptables || missing+=(iptables)
+    have nft || missing+=(nftables)
+    [ -x /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
+    have containerd || missing+=(containerd)
+    have runc || missing+=(runc)
+    have podman || missing+=(podman)
+    have crun || missing+=(crun)
+    have strace || missing+=(strace)
+    have ping || missing+=(iputils-ping)
+    have conntrack || missing+=(conntrack)
+    have nc || missing+=(netcat-openbsd)
     # scripts/guest.sh: a machine with another kernel.
     have qemu-system-x86_64 || missing+=(qemu-system-x86)
     have busybox || missing+=(busybox-static)
