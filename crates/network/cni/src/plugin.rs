@@ -36,7 +36,7 @@ pub trait Plugin {
     /// Undoes ADD. Succeeds if there is nothing to undo; `call.netns` and `call.net.prev_result` may be none.
     fn del(&self, call: &Call<'_, Self::Conf>) -> Result<(), Error>;
 
-    /// Fails if what ADD made is not as it was.
+    /// Fails if what ADD made is not as it was. `call.net.prev_result` is always there.
     fn check(&self, call: &Call<'_, Self::Conf>) -> Result<(), Error>;
 
     /// Removes whatever it made for this network that belongs to none of the valid attachments.
@@ -76,13 +76,7 @@ pub struct Call<'a, C> {
 impl<'a, C> Call<'a, C> {
     /// The result of the plugin before; an error if there is none (code 7).
     pub fn prev(&self) -> Result<&'a AddResult, Error> {
-        self.net.prev_result.as_ref().ok_or_else(|| {
-            Error::config(format!(
-                "prevResult is missing: {} of this plugin needs the result of {}",
-                self.command,
-                if self.command == Command::Add { "a plugin before it in the list" } else { "ADD" },
-            ))
-        })
+        self.net.prev_result.as_ref().ok_or_else(|| no_result(self.command))
     }
 
     /// The path of the container's network namespace; an error if it was not told (code 4).
@@ -212,6 +206,11 @@ impl<P: Plugin> DynPlugin for P {
     }
 }
 
+fn no_result(command: Command) -> Error {
+    let whose = if command == Command::Add { "a plugin before it in the list" } else { "ADD" };
+    Error::config(format!("prevResult is missing: {command} of this plugin needs the result of {whose}"))
+}
+
 /// Checks that the command may be run with the configuration, and reads its common part.
 fn admit(command: Command, config: &Map, supported: &[Version]) -> Result<NetConf, Error> {
     network_name(config)?;
@@ -220,7 +219,11 @@ fn admit(command: Command, config: &Map, supported: &[Version]) -> Result<NetCon
         // Taken for an empty list it would remove everything.
         return Err(Error::config("cni.dev/valid-attachments is missing: GC needs the list of what to keep"));
     }
-    NetConf::decode(config, !matches!(command, Command::Add | Command::Check))
+    let net = NetConf::decode(config, !matches!(command, Command::Add | Command::Check))?;
+    if command == Command::Check && net.prev_result.is_none() {
+        return Err(no_result(command));
+    }
+    Ok(net)
 }
 
 fn check_version(command: Command, wanted: &str, supported: &[Version]) -> Result<(), Error> {

@@ -75,7 +75,10 @@ fn ipam<'a>(config: &'a Map, env: &'a Environment, delegates: &'a dyn Delegates,
 }
 
 fn config(version: Version, ipam: &str) -> Map {
-    json!({"cniVersion": version.as_str(), "name": "net", "ipam": {"type": ipam}}).as_object().unwrap().clone()
+    json!({"cniVersion": version.as_str(), "name": "net", "ipam": {"type": ipam}, "prevResult": {}})
+        .as_object()
+        .unwrap()
+        .clone()
 }
 
 fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
