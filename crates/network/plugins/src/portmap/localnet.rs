@@ -11,11 +11,13 @@ use outrigger_netlink::{Protocol, Socket};
 pub(super) fn enable(container: IpAddr) -> Result<(), Error> {
     let Some(interface) = interface_to(container) else { return Ok(()) };
     let path = format!("/proc/sys/net/ipv4/conf/{interface}/route_localnet");
-    let result = std::fs::OpenOptions::new().read(true).write(true).open(&path).and_then(|mut file| {
-        let mut now = String::new();
-        file.read_to_string(&mut now)?;
-        if now.trim() == "1" { Ok(()) } else { file.write_all(b"1") }
-    });
+    // The kernel takes a value at the beginning of the file only, so reading it needs another open file.
+    let set = |path: &str| {
+        let mut now = [0];
+        std::fs::File::open(path)?.read_exact(&mut now)?;
+        if now == *b"1" { Ok(()) } else { std::fs::OpenOptions::new().write(true).open(path)?.write_all(b"1") }
+    };
+    let result: std::io::Result<()> = set(&path);
     result.step(format_args!("set {path} to 1, without which 127.0.0.1 does not reach mapped ports"))
 }
 

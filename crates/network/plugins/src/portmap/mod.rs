@@ -157,9 +157,15 @@ impl Plugin for Portmap<'_> {
         let handle = self.0.nft()?;
         let mut view = RuleView::new(handle);
         for net in container_addresses(prev, call.ifname) {
-            match backend {
-                Backend::Iptables => iptables::check(&mut view, &plan, net)?,
-                Backend::Nftables => nftables::check(&mut view, &plan, net)?,
+            let mut layout = |backend| match backend {
+                Backend::Iptables => iptables::check(&mut view, &plan, net),
+                Backend::Nftables => nftables::check(&mut view, &plan, net),
+            };
+            // The container may be older than the choice of the back end.
+            if let Err(error) = layout(backend)
+                && layout(backend.other()).is_err()
+            {
+                return Err(error);
             }
         }
         Ok(())

@@ -71,32 +71,21 @@ pub fn del(rules: &RuleSet, owner: Owner<'_>, ips: &[IpConfig]) {
     });
 }
 
-/// Checks that the rules for a container's addresses are there.
+/// Checks that the rules for a container's addresses are there, in either layout: the container may be older than the
+/// choice of the back end.
 pub fn check(handle: &Handle, backend: Option<&str>, owner: Owner<'_>, ips: &[IpConfig]) -> Result<(), Error> {
     let backend = Backend::parse(backend, "ipMasqBackend")?;
     let mut view = RuleView::new(handle);
     for ip in ips {
         let net = ip.address;
-        let v6 = is_v6(&net);
-        let there = match backend {
-            Backend::Iptables => {
-                let name = chain_name("", owner.network, owner.container_id);
-                match view.chain(nat(v6), &name)? {
-                    None => false,
-                    Some(chain) => {
-                        let rules = view.rules(nat(v6), &name)?;
-                        let masquerades = |rule: &Rule| rule.expressions.iter().any(is_masquerade);
-                        rules.iter().any(masquerades) && jump_is_there(&mut view, &chain, net, owner)?
-                    }
-                }
-            }
-            Backend::Nftables => {
-                let key = owner.key();
-                let element = view.element(TABLE, &own::network_name(SET, net), &Key::from(net.addr()))?;
-                element.is_some_and(|element| element.comment().is_some_and(|comment| comment.starts_with(&key)))
-                    || has_original(&mut view, &key)?
-            }
-        };
+        let mut there = false;
+        for layout in [backend, backend.other()] {
+            there = there
+                || match layout {
+                    Backend::Iptables => is_in_iptables(&mut view, net, owner)?,
+                    Backend::Nftables => is_in_own(&mut view, net, owner)?,
+                };
+        }
         if !there {
             return Err(Error::internal(format!(
                 "the rules that masquerade {} in layout {backend} are missing: delete the container and add it again",
@@ -105,6 +94,21 @@ pub fn check(handle: &Handle, backend: Option<&str>, owner: Owner<'_>, ips: &[Ip
         }
     }
     Ok(())
+}
+
+fn is_in_iptables(view: &mut RuleView<'_>, net: IpNet, owner: Owner<'_>) -> Result<bool, Error> {
+    let table = nat(is_v6(&net));
+    let name = chain_name("", owner.network, owner.container_id);
+    let Some(chain) = view.chain(table, &name)? else { return Ok(false) };
+    let masquerades = |rule: &Rule| rule.expressions.iter().any(is_masquerade);
+    Ok(view.rules(table, &name)?.iter().any(masquerades) && jump_is_there(view, &chain, net, owner)?)
+}
+
+fn is_in_own(view: &mut RuleView<'_>, net: IpNet, owner: Owner<'_>) -> Result<bool, Error> {
+    let key = owner.key();
+    let element = view.element(TABLE, &own::network_name(SET, net), &Key::from(net.addr()))?;
+    let mine = element.is_some_and(|element| element.comment().is_some_and(|comment| comment.starts_with(&key)));
+    Ok(mine || has_original(view, &key)?)
 }
 
 /// Plans the removal of what belongs to a network and to none of the attachments, in both layouts.

@@ -49,6 +49,14 @@ impl Backend {
             Some(other) => Err(Error::config(format!("{key}: {other:?} is unknown: use iptables or nftables"))),
         }
     }
+
+    /// The one that it is not.
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Iptables => Self::Nftables,
+            Self::Nftables => Self::Iptables,
+        }
+    }
 }
 
 impl fmt::Display for Backend {
