@@ -4,7 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
+use outrigger_cni_verify::{Target, profile::Kind};
 use outrigger_testing::{NetHost, PluginOutput};
+use outrigger_verify_report::{Filter, Format, RunOptions};
 use serde_json::{Value, json};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_cni-minimal");
@@ -86,4 +88,20 @@ fn what_is_wrong_is_said() {
     host.container_sh("a", "ip link del eth0").unwrap();
     assert_eq!(code("DEL", &netns, &|_| ()), None);
     assert_eq!(code("ADD", &netns, &|_| ()), Some(999));
+}
+
+/// What `outrigger verify cni` says of it.
+#[test]
+fn it_conforms() {
+    if !NetHost::available() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let config = json!({ "type": "cni-minimal", "routes": [{ "dst": "10.99.0.0/16" }] });
+    let target = Target { path: BINARY.into(), plugins: vec![], config: Some(config), kind: Some(Kind::Meta) };
+    let cases = outrigger_cni_verify::cases(&target).unwrap();
+    assert!(cases.len() > 50);
+    let report =
+        outrigger_verify_report::run("cni-minimal", cases, &Filter::new([""; 0]), RunOptions::default(), |_| ());
+    assert!(!report.failed(true), "{}", report.print(Format::Table));
 }
