@@ -333,3 +333,56 @@ proptest! {
         }
     }
 }
+
+/// Not a test but the program of the next one: a plugin that panics.
+#[test]
+fn panicking_plugin() {
+    struct Panics;
+    impl Plugin for Panics {
+        type Conf = TestConf;
+        const ABOUT: &'static str = "";
+
+        fn add(&self, _: &Call<'_, TestConf>) -> Result<AddResult, Error> {
+            // Not on the thread that answers: work in a namespace is done on threads of its own.
+            std::thread::scope(|scope| {
+                scope.spawn(|| panic!("on purpose: {}", 7)).join().unwrap();
+            });
+            Ok(AddResult::default())
+        }
+
+        fn del(&self, _: &Call<'_, TestConf>) -> Result<(), Error> {
+            Ok(())
+        }
+
+        fn check(&self, _: &Call<'_, TestConf>) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+    if std::env::var_os("OUTRIGGER_TEST_PANIC").is_some() {
+        main(&Panics);
+    }
+}
+
+#[test]
+fn a_panic_is_an_error_to_the_runtime() {
+    use std::process::{Command, Stdio};
+
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "plugin::tests::panicking_plugin", "--nocapture"])
+        .env("OUTRIGGER_TEST_PANIC", "1")
+        .envs([("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "id"), ("CNI_NETNS", "/nowhere"), ("CNI_IFNAME", "eth0")])
+        .env("CNI_PATH", "/nowhere")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(br#"{"cniVersion": "1.0.0", "name": "net"}"#).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    // The test harness prints its own lines before.
+    let error: Value = serde_json::from_str(&stdout[stdout.find('{').unwrap()..]).unwrap();
+    assert_eq!(error["code"], 999);
+    let msg = error["msg"].as_str().unwrap();
+    assert!(msg.contains("on purpose: 7") && msg.contains("tests.rs"), "{msg}");
+}
