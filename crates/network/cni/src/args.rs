@@ -95,7 +95,8 @@ impl Environment {
             netns: Some(get("CNI_NETNS")?).filter(|path| !path.is_empty()).map(PathBuf::from),
             args: CniArgs::new(get("CNI_ARGS")?),
             path: get("CNI_PATH")?,
-            netns_override: matches!(get("CNI_NETNS_OVERRIDE")?.as_str(), "1" | "true" | "TRUE" | "True"),
+            netns_override: get("CNI_NETNS_OVERRIDE")
+                .is_ok_and(|text| text == "1" || text.eq_ignore_ascii_case("true")),
         };
         environment.check()?;
         Ok(environment)

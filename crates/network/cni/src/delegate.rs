@@ -6,15 +6,13 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::fs::File;
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{self, Stdio};
-use std::time::{Duration, Instant};
+use std::process;
 
-use rustix::fs::MemfdFlags;
 use serde_json::Value;
 
+use crate::runtime::exec::{Failure, Output, ending, run_in_our_group};
 use crate::{AddResult, Attachment, Code, Command, DynPlugin, Environment, Error, Map, Step as _, Version};
 
 /// The plugins in this process. `()` has none.
@@ -217,54 +215,19 @@ fn is_this_program(path: &Path) -> bool {
     own.is_some() && own == id(path)
 }
 
-/// How long to try again while the program's file is open for writing, that is, being replaced.
-const BUSY: Duration = Duration::from_secs(5);
-
-/// The most that is read of what a plugin prints.
-const OUTPUT_LIMIT: u64 = 16 << 20;
-
 /// Executes a plugin and gives its standard output; its error if it fails. Its standard error is passed on.
 pub fn execute(binary: &Path, env: &Environment, config: &[u8]) -> Result<Vec<u8>, Error> {
     let name = binary.file_name().unwrap_or_default().to_string_lossy();
-    // Files in memory instead of pipes: nothing to pump, so no thread, and a process that the plugin leaves behind does
-    // not keep us waiting for the end of its output.
-    let memory = |what: &str| {
-        let fd = rustix::fs::memfd_create("outrigger-cni", MemfdFlags::CLOEXEC);
-        fd.map(File::from).step(format_args!("{what} of {name}"))
-    };
-    let (mut stdin, mut stdout, mut stderr) = (memory("input")?, memory("output")?, memory("errors")?);
-    stdin.write_all(config).and_then(|()| stdin.rewind()).step(format_args!("input of {name}"))?;
-    let deadline = Instant::now() + BUSY;
-    let mut pause = Duration::from_millis(5);
-    let mut child = loop {
-        let mut command = process::Command::new(binary);
-        command.envs(env.variables());
-        if !env.netns_override {
-            command.env_remove("CNI_NETNS_OVERRIDE");
-        }
-        let files = (stdin.try_clone(), stdout.try_clone(), stderr.try_clone());
-        let (Ok(stdin), Ok(stdout), Ok(stderr)) = files else {
-            return Err(Error::new(Code::Io, format!("cannot execute {}: too many open files", binary.display())));
-        };
-        command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
-        match command.spawn() {
-            Ok(child) => break child,
-            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
-                #[expect(clippy::disallowed_methods, reason = "the end of another's writing is no event to await")]
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(Duration::from_millis(200));
-            }
-            Err(error) => return Err(error).step(format_args!("cannot execute {}", binary.display())),
-        }
-    };
-    let status = child.wait().step(format_args!("waiting for {name}"))?;
-    let mut errors = Vec::new();
-    let _ = stderr.rewind().and_then(|()| (&stderr).take(OUTPUT_LIMIT).read_to_end(&mut errors));
-    let mut output = Vec::new();
-    stdout
-        .rewind()
-        .and_then(|()| (&stdout).take(OUTPUT_LIMIT).read_to_end(&mut output))
-        .step(format_args!("output of {name}"))?;
+    let mut command = process::Command::new(binary);
+    command.envs(env.variables());
+    if !env.netns_override {
+        command.env_remove("CNI_NETNS_OVERRIDE");
+    }
+    let Output { status, stdout: output, stderr: errors } =
+        run_in_our_group(&mut command, config, None).map_err(|failure| match failure {
+            Failure::Io(what, error) => Error::new(Code::Io, format!("cannot {what} {}: {error}", binary.display())),
+            Failure::Timeout(_) => Error::internal(format!("{} took too long", binary.display())),
+        })?;
     if status.success() {
         let _ = std::io::stderr().write_all(&errors);
         return Ok(output);
@@ -275,7 +238,7 @@ pub fn execute(binary: &Path, env: &Environment, config: &[u8]) -> Result<Vec<u8
     }
     let said = if output.trim_ascii().is_empty() { &errors } else { &output };
     let said: String = String::from_utf8_lossy(said).trim().chars().take(500).collect();
-    let msg = format!("plugin {name} failed without an error of its own ({status})");
+    let msg = format!("plugin {name} failed without an error of its own ({})", ending(status));
     Err(if said.is_empty() { Error::internal(msg) } else { Error::internal(format!("{msg}: {said:?}")) })
 }
 

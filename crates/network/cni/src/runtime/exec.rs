@@ -19,28 +19,37 @@ const MOST: usize = 16 << 20;
 
 /// What a process left.
 #[derive(Debug)]
-pub(super) struct Output {
-    pub(super) status: ExitStatus,
-    pub(super) stdout: Vec<u8>,
-    pub(super) stderr: Vec<u8>,
+pub(crate) struct Output {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
 }
 
 /// Why there is no output.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     Io(&'static str, io::Error),
     Timeout(Vec<u8>),
 }
 
 /// Runs a command to its end. When `limit` passes, it is killed, together with the processes it started.
-pub(super) fn run(
+pub(crate) fn run(
+    command: &mut std::process::Command,
+    input: &[u8],
+    limit: Option<Duration>,
+) -> Result<Output, Failure> {
+    // A group of its own: what the plugin started is killed with it, and a Ctrl-C does not tear it from its work.
+    run_in_our_group(command.process_group(0), input, limit)
+}
+
+/// The same for a plugin that calls another: whoever kills the one, kills the other.
+pub(crate) fn run_in_our_group(
     command: &mut std::process::Command,
     input: &[u8],
     limit: Option<Duration>,
 ) -> Result<Output, Failure> {
     let deadline = limit.map(|limit| Instant::now() + limit);
-    // A group of its own: what the plugin started is killed with it, and a Ctrl-C does not tear it from its work.
-    command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = spawn(command, deadline)?;
     let mut running = Running { child, ended: false };
     let result = running.talk(input, deadline);
@@ -201,7 +210,7 @@ impl<T: Pipe> Collected<T> {
 }
 
 /// How a process ended, in words.
-pub(super) fn ending(status: ExitStatus) -> String {
+pub(crate) fn ending(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
         (None, Some(signal)) => format!("killed by signal {signal}"),

@@ -41,7 +41,7 @@ mod cache;
 mod call;
 mod config;
 mod error;
-mod exec;
+pub(crate) mod exec;
 mod locate;
 mod names;
 
