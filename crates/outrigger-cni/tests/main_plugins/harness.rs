@@ -342,9 +342,9 @@ pub(crate) fn compare_with(setup: &str, attachment: &Attachment, config: &Value,
         let result = attachment.add(&host, sides[adder], config)?;
         let added = both(&host)?;
         if config["cniVersion"].as_str() >= Some("0.4.0") {
-            for side in 0..2 {
-                if side == 1 || original_checks {
-                    attachment.after(&host, sides[side], "CHECK", config, &result)?;
+            for (dir, checks) in [(sides[0], original_checks), (sides[1], true)] {
+                if checks {
+                    attachment.after(&host, dir, "CHECK", config, &result)?;
                 }
             }
             same("after CHECK", &added, &both(&host)?)?;

@@ -13,3 +13,4 @@ mod flannel;
 mod harness;
 mod loopback;
 mod ptp;
+mod vlans;
