@@ -1,13 +1,13 @@
 //! The plugins' pages, docs/cni/*.md, made from the plugins' own definitions.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use outrigger_cni_plugins::Session;
 use outrigger_cni_plugins::registry::{PLUGINS, plugin};
-use outrigger_cni_sdk::docs;
+use outrigger_cni_sdk::{DynPlugin, docs};
 use serde_json::Value;
 
 /// Set by `make generate`: write the pages instead of comparing them.
@@ -52,35 +52,52 @@ const COMMON: &[&str] = &["type", "capabilities", "ipam", "dns"];
 #[test]
 fn every_plugin_is_documented_and_its_example_uses_keys_that_it_has() {
     let session = Session::default();
-    for (name, make) in PLUGINS {
-        let plugin = make(&session);
-        assert!(!plugin.summary().trim().is_empty(), "{name} has no summary");
-        assert!(plugin.keys().iter().all(|key| !key.doc.trim().is_empty()), "{name} has keys without a word");
-        if name.starts_with("win-") {
-            continue;
+    let faults: Vec<String> = PLUGINS.iter().flat_map(|(name, make)| faults(name, &*make(&session))).collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// What is wrong with a plugin's documentation.
+fn faults(name: &str, plugin: &dyn DynPlugin) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut check = |fine: bool, what: &dyn Fn() -> String| {
+        if !fine {
+            faults.push(format!("{name}: {}", what()));
         }
-        let doc = plugin.documentation();
-        for (command, said) in [("ADD", doc.add), ("CHECK", doc.check), ("DEL", doc.del)] {
-            assert!(!said.trim().is_empty(), "{name} does not say what {command} does");
-        }
-        let example: Value = serde_json::from_str(doc.example)
-            .unwrap_or_else(|error| panic!("{name}: its example is not JSON: {error}\n{}", doc.example));
-        for key in ["cniVersion", "name"] {
-            assert!(example[key].is_string(), "{name}: its example has no {key}");
-        }
-        let plugins = example["plugins"].as_array().unwrap_or_else(|| panic!("{name}: its example is no list"));
-        let own = plugins.iter().find(|object| object["type"] == *name);
-        let as_ipam = plugins.iter().find(|object| object["ipam"]["type"] == *name);
-        let object = own.or(as_ipam).unwrap_or_else(|| panic!("{name} is not in its example"));
-        for key in own.into_iter().flat_map(|object| object.as_object().unwrap().keys()) {
-            let known = COMMON.contains(&key.as_str()) || plugin.keys().iter().any(|known| known.name == key);
-            assert!(known, "{name}: the key {key} of its example is not documented");
-        }
-        let capabilities = object["capabilities"].as_object().into_iter().flatten().map(|(key, _)| key);
-        // The fast chain's are those of the plugins in it.
-        for capability in capabilities.filter(|_| own.is_some() && *name != "outrigger") {
-            let known = doc.capabilities.iter().any(|(known, _)| known == capability);
-            assert!(known, "{name}: the capability {capability} of its example is not documented");
-        }
+    };
+    check(!plugin.summary().trim().is_empty(), &|| "no summary".to_owned());
+    for key in plugin.keys() {
+        check(!key.doc.trim().is_empty(), &|| format!("not a word about {}", key.name));
     }
+    if name.starts_with("win-") {
+        return faults;
+    }
+    let doc = plugin.documentation();
+    for (command, said) in [("ADD", doc.add), ("CHECK", doc.check), ("DEL", doc.del)] {
+        check(!said.trim().is_empty(), &|| format!("not a word about {command}"));
+    }
+    let example: Value = match serde_json::from_str(doc.example) {
+        Ok(example) => example,
+        Err(error) => {
+            check(false, &|| format!("the example is not JSON: {error}"));
+            return faults;
+        }
+    };
+    for key in ["cniVersion", "name"] {
+        check(example[key].is_string(), &|| format!("the example has no {key}"));
+    }
+    let plugins = example["plugins"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let own = plugins.iter().find(|object| object["type"] == name);
+    let as_ipam = plugins.iter().find(|object| object["ipam"]["type"] == name);
+    check(own.or(as_ipam).is_some(), &|| "it is not in its example".to_owned());
+    for key in own.into_iter().flat_map(|object| object.as_object().into_iter().flatten().map(|(key, _)| key)) {
+        let known = COMMON.contains(&key.as_str()) || plugin.keys().iter().any(|known| known.name == key);
+        check(known, &|| format!("the example's key {key} is not documented"));
+    }
+    // The fast chain's capabilities are those of the plugins in it.
+    let capabilities = own.filter(|_| name != "outrigger").and_then(|object| object["capabilities"].as_object());
+    for capability in capabilities.into_iter().flatten().map(|(key, _)| key) {
+        let known = doc.capabilities.iter().any(|(known, _)| known == capability);
+        check(known, &|| format!("the example's capability {capability} is not documented"));
+    }
+    faults
 }

@@ -54,7 +54,7 @@ pub fn page(name: &str, plugin: &dyn DynPlugin) -> String {
             ("GC", or(documentation.gc, "Has nothing to remove.")),
             ("STATUS", or(documentation.status, "Always ready.")),
         ] {
-            let _ = write!(text, "\n### {command}\n\n{}\n", said.trim());
+            let _ = write!(text, "\n### {command}\n\n{}\n", sentence(said.trim()));
         }
     }
     if !documentation.example.is_empty() {
@@ -105,6 +105,12 @@ fn pairs(title: &str, what: &str, pairs: &[(&str, &str)], text: &mut String) {
     }
 }
 
+/// With a capital letter, for those who write what a command does as a list of verbs.
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
 /// Documentation comments start every line with a space.
 fn paragraphs(doc: &str) -> String {
     let mut text = String::new();
@@ -148,7 +154,7 @@ mod tests {
         type Conf = PoolConf;
         const ABOUT: &'static str = "";
         const DOC: Documentation = Documentation {
-            add: "Takes addresses.",
+            add: "takes addresses.",
             check: "Looks.",
             del: "Gives back.",
             status: "Not ready when full.",
