@@ -54,6 +54,7 @@ if [ "$what" = test ]; then
     have runc || missing+=(runc)
     have podman || missing+=(podman)
     have crun || missing+=(crun)
+    have dnsmasq || missing+=(dnsmasq-base)
     have strace || missing+=(strace)
     have ping || missing+=(iputils-ping)
     have conntrack || missing+=(conntrack)

@@ -108,9 +108,7 @@ pub(crate) fn of_plugin(name: &str, mut args: impl Iterator<Item = OsString>) ->
 }
 
 fn daemon(args: Vec<OsString>) -> ExitCode {
-    let _ = args;
-    let _ = writeln!(stderr(), "outrigger-cni: this build has no dhcp daemon");
-    ExitCode::FAILURE
+    outrigger_cni_plugins::ipam::dhcp::settings::main(args, &|name| std::env::var(name).ok())
 }
 
 /// Every plugin's name.

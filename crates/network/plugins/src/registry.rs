@@ -12,6 +12,7 @@ pub type Constructor = for<'s> fn(&'s Session) -> Box<dyn DynPlugin + 's>;
 pub const PLUGINS: &[(&str, Constructor)] = &[
     ("bandwidth", |session| Box::new(crate::bandwidth::Bandwidth(session))),
     ("bridge", |session| Box::new(crate::bridge::Bridge(session))),
+    ("dhcp", |_| Box::new(crate::ipam::dhcp::Dhcp)),
     ("dummy", |session| Box::new(crate::dummy::Dummy(session))),
     ("firewall", |session| Box::new(crate::firewall::Firewall(session))),
     ("flannel", |_| Box::new(crate::flannel::Flannel)),

@@ -314,7 +314,7 @@ impl Client {
         }
         // Half of what is left, but not below a minute (section 4.4.5), or below a tenth of a short lease.
         let least = Duration::from_mins(1).min(times.2 / 10).max(Duration::from_secs(1));
-        self.next = Some((now + ((until - now) / 2).max(least)).min(until));
+        self.next = Some((now + (until.saturating_sub(now) / 2).max(least)).min(until));
         let mut message = self.message(now, MessageType::Request);
         message.client = lease.address;
         message.broadcast = false;
@@ -325,7 +325,7 @@ impl Client {
         self.sent = now;
         let mut message = Message::new(kind, self.transaction, self.profile.hardware);
         message.broadcast = self.profile.broadcast;
-        message.seconds = u16::try_from((now - self.began.min(now)).as_secs()).unwrap_or(u16::MAX);
+        message.seconds = u16::try_from(now.saturating_sub(self.began).as_secs()).unwrap_or(u16::MAX);
         message.options.extend(self.profile.options.iter().map(|(number, value)| (*number, value.clone())));
         message
     }
@@ -370,7 +370,7 @@ mod tests {
             broadcast: false,
             timeout: Duration::from_secs(10),
             resend_max: Duration::from_secs(62),
-            limit: Duration::from_secs(60),
+            limit: Duration::from_mins(1),
         }
     }
 

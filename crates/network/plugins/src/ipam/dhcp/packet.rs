@@ -229,7 +229,7 @@ fn collect(mut bytes: &[u8], options: &mut BTreeMap<u8, Vec<u8>>) -> Option<()> 
             [number, length, rest @ ..] => {
                 let value = rest.get(..usize::from(*length))?;
                 // An option in several parts is one (RFC 3396).
-                options.entry(*number).or_insert_with(Vec::new).extend(value);
+                options.entry(*number).or_default().extend(value);
                 bytes = &rest[usize::from(*length)..];
             }
         }
