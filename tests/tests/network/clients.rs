@@ -31,14 +31,8 @@ impl Set {
         peers_or_skip(test).map(Self::Peers)
     }
 
-    fn ours(test: &str) -> Option<Self> {
-        let plugins = Plugins::install().expect("our plugins");
-        let answer = std::process::Command::new(plugins.path("firewall")).env("CNI_COMMAND", "VERSION").output();
-        if answer.is_ok_and(|answer| answer.stdout.starts_with(b"{")) {
-            return Some(Self::Ours(plugins));
-        }
-        eprintln_skip(test, "our plugins are not all there yet");
-        None
+    fn ours() -> Self {
+        Self::Ours(Plugins::install().expect("our plugins can be installed"))
     }
 
     fn dir(&self) -> &Path {
@@ -169,6 +163,13 @@ fn pod_network(name: &str, version: &str, subnet: &str) -> Value {
     ]})
 }
 
+/// The same network as one plugin of ours that holds the list.
+fn fast_chain(list: &Value) -> Value {
+    let capabilities = json!({ "portMappings": true });
+    let chain = json!({ "type": "outrigger", "capabilities": capabilities, "plugins": list["plugins"] });
+    json!({ "cniVersion": list["cniVersion"], "name": list["name"], "plugins": [chain] })
+}
+
 mod podman {
     use super::*;
 
@@ -279,6 +280,115 @@ mod podman {
         Ok(())
     }
 
+    /// Notes each call, and lets the plugin answer it.
+    const NOTING: &str = r#"#!/bin/sh
+dir=${0%/*}
+call=$dir/calls/$(ls "$dir/calls" | wc -l)
+mkdir "$call"
+env | grep '^CNI_' | sort > "$call/env"
+cat > "$call/stdin"
+exec "$dir/real/${0##*/}" < "$call/stdin"
+"#;
+
+    /// The calls that were noted, without what differs from one container to the next.
+    fn noted(dir: &Path) -> Result<Vec<(String, Value)>> {
+        let mut calls = Vec::new();
+        for number in 0.. {
+            let call = dir.join("calls").join(number.to_string());
+            if !call.exists() {
+                break;
+            }
+            let environment = fs_err::read_to_string(call.join("env"))?;
+            let mut stdin = serde_json::from_slice(&fs_err::read(call.join("stdin"))?)?;
+            blur(&mut stdin);
+            // podman asks every plugin for its versions first.
+            if environment.contains("CNI_COMMAND=VERSION") {
+                continue;
+            }
+            let environment = environment.lines().map(|line| match line.split_once('=') {
+                Some(("CNI_NETNS", path)) if !path.is_empty() => "CNI_NETNS=(path)",
+                _ => line,
+            });
+            calls.push((environment.collect::<Vec<_>>().join("\n"), stdin));
+        }
+        fs_err::remove_dir_all(dir.join("calls"))?;
+        fs_err::create_dir(dir.join("calls"))?;
+        Ok(calls)
+    }
+
+    fn blur(value: &mut Value) {
+        match value {
+            Value::Array(values) => values.iter_mut().for_each(blur),
+            Value::Object(object) => {
+                for (key, value) in object {
+                    let text = value.as_str().unwrap_or_default();
+                    if matches!(key.as_str(), "mac" | "sandbox" | "address") || text.starts_with("veth") {
+                        *value = json!(format!("({key})"));
+                    }
+                    blur(value);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// podman calls plugins by libcni. For the same container we must give them the same.
+    fn calls_compared(peers: &Path) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let noting = TempDir::with_prefix("outrigger-noting-")?;
+        let dir = noting.path();
+        fs_err::create_dir(dir.join("calls"))?;
+        fs_err::os::unix::fs::symlink(peers, dir.join("real"))?;
+        fs_err::os::unix::fs::symlink(peers.join("host-local"), dir.join("host-local"))?;
+        for plugin in ["bridge", "portmap", "firewall", "tuning"] {
+            fs_err::write(dir.join(plugin), NOTING)?;
+            fs_err::set_permissions(dir.join(plugin), std::fs::Permissions::from_mode(0o755))?;
+        }
+        let podman = Podman::new(Set::Peers(dir.to_owned()))?;
+        let machine = &podman.0;
+        podman.run(&["network", "create", "--subnet", "10.99.0.0/24", "blue"])?;
+        let id = podman.serve("web", "18080")?;
+        let added = noted(dir)?;
+        ensure!(added.len() == 4, "{added:?}");
+        let remembered = machine.host.sh("cat /var/lib/cni/results/*")?;
+        let remembered: Value = serde_json::from_str(&remembered)?;
+        podman.run(&["rm", "-f", "-t", "0", "web"])?;
+        let deleted = noted(dir)?;
+        ensure!(deleted.len() == 4, "{deleted:?}");
+
+        let pairs = remembered["cniArgs"].as_array().context("cniArgs")?.iter();
+        let pairs: Vec<_> = pairs
+            .map(|pair| format!("{}={}", pair[0].as_str().unwrap_or_default(), pair[1].as_str().unwrap_or_default()))
+            .collect();
+        let (pairs, capabilities) = (pairs.join(";"), remembered["capabilityArgs"].to_string());
+        let told = ["--container-id", &id, "--args", &pairs, "--cap-args", &capabilities];
+        machine.outrigger(&[&["add", "blue", "again", "--create-netns"], &told[..]].concat())?.ok()?;
+        let ours = noted(dir)?;
+        ensure!(ours == added, "ADD\nlibcni: {added:#?}\nours: {ours:#?}");
+        let file = machine.host.sh("cat /var/lib/cni/results/*")?;
+        let (mut file, mut remembered): (Value, Value) = (serde_json::from_str(&file)?, remembered);
+        // Newer than podman's libcni.
+        file.as_object_mut().context("cache")?.remove("netns");
+        blur(&mut file);
+        blur(&mut remembered);
+        ensure!(file == remembered, "cache\nlibcni: {remembered:#}\nours: {file:#}");
+        machine.outrigger(&["del", "blue", "again", "--container-id", &id])?.ok()?;
+        let ours = noted(dir)?;
+        ensure!(ours == deleted, "DEL\nlibcni: {deleted:#?}\nours: {ours:#?}");
+        machine.assert_clean(NETWORK)
+    }
+
+    #[test]
+    fn our_calls_are_those_of_libcni() {
+        const NAME: &str = "our_calls_are_those_of_libcni";
+        if !ready(NAME, PROGRAMS) {
+            return;
+        }
+        if let Some(peers) = peers_or_skip(NAME) {
+            calls_compared(&peers).unwrap();
+        }
+    }
+
     #[test]
     fn podman_lives_on_the_peers_plugins() {
         const NAME: &str = "podman_lives_on_the_peers_plugins";
@@ -291,12 +401,9 @@ mod podman {
 
     #[test]
     fn podman_lives_on_our_plugins() {
-        const NAME: &str = "podman_lives_on_our_plugins";
-        if !ready(NAME, PROGRAMS) {
-            return;
+        if ready("podman_lives_on_our_plugins", PROGRAMS) {
+            lives_on(Set::ours()).unwrap();
         }
-        let Some(ours) = Set::ours(NAME) else { return };
-        lives_on(ours).unwrap();
     }
 }
 
@@ -316,9 +423,9 @@ mod containerd {
     struct Group(String);
 
     impl Containerd {
-        fn new(plugins: Set) -> Result<Self> {
+        fn new(plugins: Set, network: &Value) -> Result<Self> {
             let machine = Machine::new(plugins)?;
-            machine.configure("10-pods.conflist", &pod_network("pods", "1.0.0", "10.98.0.0/24"))?;
+            machine.configure("10-pods.conflist", network)?;
             // `ctr` knows one place for plugins only.
             machine.host.sh(&format!(
                 "mkdir /run/plugins; mount --bind {} /run/plugins; mount -t tmpfs tmpfs /opt; mkdir -p /opt/cni/bin; \
@@ -369,10 +476,10 @@ mod containerd {
         }
     }
 
-    fn lives_on(plugins: Set) -> Result<()> {
+    fn lives_on(plugins: Set, network: &Value) -> Result<()> {
         // `ctr` calls DEL when the process has ended, and its namespace with it. The peers then leave the masquerade rules.
         let scope = if plugins.is_ours() { NETWORK } else { "no rules" };
-        let containerd = Containerd::new(plugins)?;
+        let containerd = Containerd::new(plugins, network)?;
         let machine = &containerd.machine;
 
         // One that ends by itself is attached and detached by containerd.
@@ -408,6 +515,17 @@ mod containerd {
         if text.contains("exit with non-zero") || text.contains("not found") { Ok(text) } else { Err(error) }
     }
 
+    fn pods() -> Value {
+        pod_network("pods", "1.0.0", "10.98.0.0/24")
+    }
+
+    #[test]
+    fn containerd_lives_on_our_fast_chain() {
+        if ready("containerd_lives_on_our_fast_chain", PROGRAMS) {
+            lives_on(Set::ours(), &fast_chain(&pods())).unwrap();
+        }
+    }
+
     #[test]
     fn containerd_lives_on_the_peers_plugins() {
         const NAME: &str = "containerd_lives_on_the_peers_plugins";
@@ -415,17 +533,14 @@ mod containerd {
             return;
         }
         let Some(peers) = Set::peers(NAME) else { return };
-        lives_on(peers).unwrap();
+        lives_on(peers, &pods()).unwrap();
     }
 
     #[test]
     fn containerd_lives_on_our_plugins() {
-        const NAME: &str = "containerd_lives_on_our_plugins";
-        if !ready(NAME, PROGRAMS) {
-            return;
+        if ready("containerd_lives_on_our_plugins", PROGRAMS) {
+            lives_on(Set::ours(), &pods()).unwrap();
         }
-        let Some(ours) = Set::ours(NAME) else { return };
-        lives_on(ours).unwrap();
     }
 }
 
@@ -506,6 +621,38 @@ mod by_hand {
         Ok(())
     }
 
+    /// A list may become a fast chain, and the reverse, while containers are attached.
+    #[test]
+    fn a_list_is_changed_under_containers() {
+        if !ready("a_list_is_changed_under_containers", PROGRAMS) {
+            return;
+        }
+        let machine = Machine::new(Set::ours()).unwrap();
+        let list = pod_network("pods", "1.1.0", "10.97.0.0/24");
+        let chain = fast_chain(&list);
+        let ports = r#"{"portMappings":[{"hostPort":18082,"containerPort":80,"protocol":"tcp"}]}"#;
+        for (before, after) in [(&list, &chain), (&chain, &list)] {
+            machine.configure("10-pods.conflist", before).unwrap();
+            machine.json(&["add", "pods", "blue", "--create-netns", "--cap-args", ports]).unwrap();
+            machine.configure("10-pods.conflist", after).unwrap();
+            machine.outrigger(&["check", "pods", "blue"]).unwrap().ok().unwrap();
+            machine.outrigger(&["status", "pods"]).unwrap().ok().unwrap();
+            machine.outrigger(&["del", "pods", "blue", "--remove-netns"]).unwrap().ok().unwrap();
+            machine.assert_clean(NETWORK).unwrap();
+        }
+        // The plugins' own collection needs no cache: nothing here knows of the attachment any more.
+        for network in [&list, &chain] {
+            machine.configure("10-pods.conflist", network).unwrap();
+            machine.json(&["add", "pods", "blue", "--create-netns", "--cap-args", ports]).unwrap();
+            machine.host.sh("rm /var/lib/cni/results/*").unwrap();
+            let refused = machine.outrigger(&["gc", "pods", "--live", "--with-plugins"]).unwrap().err().unwrap();
+            assert!(refused.contains("/run/netns/blue may be in the making"), "{refused}");
+            machine.host.remove_container("blue").unwrap();
+            machine.outrigger(&["gc", "pods", "--live", "--with-plugins"]).unwrap().ok().unwrap();
+            machine.assert_clean(NETWORK).unwrap();
+        }
+    }
+
     #[test]
     fn the_command_drives_the_peers_plugins() {
         const NAME: &str = "the_command_drives_the_peers_plugins";
@@ -518,11 +665,8 @@ mod by_hand {
 
     #[test]
     fn the_command_drives_our_plugins() {
-        const NAME: &str = "the_command_drives_our_plugins";
-        if !ready(NAME, PROGRAMS) {
-            return;
+        if ready("the_command_drives_our_plugins", PROGRAMS) {
+            drives(Set::ours()).unwrap();
         }
-        let Some(ours) = Set::ours(NAME) else { return };
-        drives(ours).unwrap();
     }
 }

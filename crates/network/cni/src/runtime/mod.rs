@@ -414,7 +414,7 @@ impl Runtime {
             // Plugins of the first version insist on values, whatever they are asked.
             environment: Environment {
                 command: Command::Version,
-                container_id: "dummy".to_owned(),
+                container_id: String::new(),
                 ifname: "dummy".to_owned(),
                 netns: Some(PathBuf::from("dummy")),
                 args: crate::CniArgs::default(),
