@@ -1,11 +1,12 @@
 //! Connection tracking over netlink: forgetting connections that an address translation has made stale.
 
-use crate::wire::{Attribute, Attributes, Message};
+use crate::wire::{Attribute, Attributes, Message, NLM_F_ACK};
 use crate::{Error, NetNs, Protocol, Reply, Result, Socket};
 
 const SUBSYSTEM: u16 = 1;
 const GET: u16 = 1;
 const DELETE: u16 = 2;
+const GET_STATS: u16 = 5;
 
 const TUPLE_ORIG: u16 = 1;
 const ID: u16 = 12;
@@ -15,6 +16,8 @@ const FILTER: u16 = 25;
 const TUPLE_PROTO: u16 = 2;
 const PROTO_NUM: u16 = 1;
 const PROTO_DST_PORT: u16 = 3;
+
+const STATS_ENTRIES: u16 = 1;
 
 /// Transport protocol number of UDP.
 pub const UDP: u8 = 17;
@@ -42,24 +45,40 @@ impl Handle {
         Ok(Self { socket: Socket::open_in(Protocol::Netfilter, netns)? })
     }
 
+    /// How many connections are tracked in this namespace. Cheap, unlike a list: for that the kernel walks a table of
+    /// hundreds of thousands of places, which all namespaces share, for 10 ms or more.
+    pub fn count(&self) -> Result<u32> {
+        // The answer is marked as one of several, of which no end is told; the acknowledgement is the end.
+        let mut message = Message::new(SUBSYSTEM << 8 | GET_STATS, NLM_F_ACK).about("count tracked connections");
+        message.put(&[0; BODY]);
+        let replies = self.socket.query(message)?;
+        let entries = replies.first().map(|reply| Attributes::after(&reply.payload, BODY)).transpose()?;
+        let entries = entries.and_then(|attributes| attributes.find(STATS_ENTRIES));
+        entries.map_or(Err(Error::Malformed { what: "a count of tracked connections".into() }), |count| count.be32())
+    }
+
     /// Forgets all connections of a family and protocol whose first packet went to one of these ports; says how many. A
     /// kernel without connection tracking has none.
     pub fn delete_by_destination_port(&self, v6: bool, protocol: u8, ports: &[u16]) -> Result<usize> {
+        // Where nothing is tracked there is nothing to look for. A kernel that cannot count must be asked.
+        if ports.is_empty() || self.count().is_ok_and(|count| count == 0) {
+            return Ok(0);
+        }
         let family = if v6 { AF_INET6 } else { AF_INET };
+        // One walk for all ports.
+        let only = if let [port] = ports { Some(*port) } else { None };
+        let replies = match self.socket.dump(list(family, protocol, only)) {
+            Err(error) if error.is_not_found() || error.is_unsupported() => return Ok(0),
+            other => other?,
+        };
         let mut deleted = 0;
-        for port in ports {
-            let replies = match self.socket.dump(list(family, protocol, *port)) {
-                Err(error) if error.is_not_found() || error.is_unsupported() => return Ok(deleted),
-                other => other?,
-            };
-            for reply in replies {
-                let Some(message) = deletion(&reply, family, protocol, *port)? else { continue };
-                match self.socket.request(message) {
-                    Ok(()) => deleted += 1,
-                    // It ended by itself.
-                    Err(error) if error.is_not_found() => {}
-                    Err(error) => return Err(error),
-                }
+        for reply in replies {
+            let Some(message) = deletion(&reply, family, protocol, ports)? else { continue };
+            match self.socket.request(message) {
+                Ok(()) => deleted += 1,
+                // It ended by itself.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(deleted)
@@ -67,33 +86,37 @@ impl Handle {
 }
 
 /// The question. Kernels since 5.8 apply the filter themselves; older ones list all.
-fn list(family: u8, protocol: u8, port: u16) -> Message {
+fn list(family: u8, protocol: u8, port: Option<u16>) -> Message {
     const BY_PROTOCOL: u32 = 1 << 3;
     const BY_DESTINATION_PORT: u32 = 1 << 5;
     let mut message = Message::new(SUBSYSTEM << 8 | GET, 0).about("list tracked connections");
     message.put(&[family, 0, 0, 0]);
     message.nest(TUPLE_ORIG, |tuple| {
         tuple.nest(TUPLE_PROTO, |proto| {
-            proto.attr_u8(PROTO_NUM, protocol).attr_be16(PROTO_DST_PORT, port);
+            proto.attr_u8(PROTO_NUM, protocol);
+            if let Some(port) = port {
+                proto.attr_be16(PROTO_DST_PORT, port);
+            }
         });
     });
     message.nest(FILTER, |filter| {
-        filter.attr_u32(1, BY_PROTOCOL | BY_DESTINATION_PORT).attr_u32(2, 0);
+        let by_port = if port.is_some() { BY_DESTINATION_PORT } else { 0 };
+        filter.attr_u32(1, BY_PROTOCOL | by_port).attr_u32(2, 0);
     });
     message
 }
 
 /// The message that forgets a listed connection, if it is one of those meant.
-fn deletion(reply: &Reply, family: u8, protocol: u8, port: u16) -> Result<Option<Message>> {
+fn deletion(reply: &Reply, family: u8, protocol: u8, ports: &[u16]) -> Result<Option<Message>> {
     let attributes = Attributes::after(&reply.payload, BODY)?;
     let tuple = attributes
         .find(TUPLE_ORIG)
         .ok_or_else(|| Error::Malformed { what: "a tracked connection without addresses".into() })?;
     let proto = tuple.attributes().find(TUPLE_PROTO).map(|proto| proto.attributes());
-    let is = |kind: u16, wanted: &[u8]| {
-        proto.as_ref().and_then(|proto| proto.find(kind)).is_some_and(|found| found.data == wanted)
-    };
-    if !is(PROTO_NUM, &[protocol]) || !is(PROTO_DST_PORT, &port.to_be_bytes()) {
+    let found = |kind: u16| proto.as_ref().and_then(|proto| proto.find(kind));
+    let port = found(PROTO_DST_PORT).and_then(|port| port.be16().ok());
+    let is_one = found(PROTO_NUM).is_some_and(|number| number.data == [protocol]);
+    if !is_one || !port.is_some_and(|port| ports.contains(&port)) {
         return Ok(None);
     }
     let mut message = Message::new(SUBSYSTEM << 8 | DELETE, 0).about("forget a tracked connection");
@@ -112,14 +135,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_fresh_namespace_tracks_nothing() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let netns = std::thread::spawn(|| {
+            outrigger_sys::net::unshare_network().unwrap();
+            NetNs::current().unwrap()
+        });
+        let handle = Handle::in_netns(&netns.join().unwrap()).unwrap();
+        assert_eq!(handle.count().unwrap(), 0);
+        assert_eq!(handle.delete_by_destination_port(false, UDP, &[53, 54]).unwrap(), 0);
+    }
+
+    #[test]
     fn only_what_is_meant_is_forgotten() {
-        let mut listed = list(AF_INET, UDP, 53);
+        let mut listed = list(AF_INET, UDP, Some(53));
         let payload = listed.finish(1).unwrap()[16..].to_vec();
         let reply = Reply { kind: SUBSYSTEM << 8, flags: 0, sequence: 1, payload };
-        assert!(deletion(&reply, AF_INET, UDP, 53).unwrap().is_some());
-        assert!(deletion(&reply, AF_INET, UDP, 54).unwrap().is_none());
-        assert!(deletion(&reply, AF_INET, 6, 53).unwrap().is_none());
+        assert!(deletion(&reply, AF_INET, UDP, &[52, 53]).unwrap().is_some());
+        assert!(deletion(&reply, AF_INET, UDP, &[54]).unwrap().is_none());
+        assert!(deletion(&reply, AF_INET, 6, &[53]).unwrap().is_none());
         let empty = Reply { kind: 0, flags: 0, sequence: 1, payload: vec![2, 0, 0, 0] };
-        assert!(deletion(&empty, AF_INET, UDP, 53).is_err());
+        assert!(deletion(&empty, AF_INET, UDP, &[53]).is_err());
     }
 }

@@ -37,8 +37,10 @@ impl Plugin for Chain<'_> {
         let gathering = self.0.gather_rules();
         let mut previous = call.net.prev_result.clone();
         for (index, member) in members.iter().enumerate() {
+            let mut own = false;
             let added = member.delegate(call, previous.as_ref()).and_then(|delegate| {
-                self.settle_before(&delegate)?;
+                own = delegate.is_builtin()?;
+                self.settle_before(own)?;
                 delegate.add()
             });
             match added {
@@ -46,7 +48,10 @@ impl Plugin for Chain<'_> {
                 Err(error) => {
                     drop(gathering);
                     let error = error.during(format_args!("{} (plugins[{index}])", member.kind));
-                    return Err(self.roll_back(call, &members[..=index], previous.as_ref(), error));
+                    // Our plugins undo what they did. And if the first one fails since the attachment exists, that must
+                    // not be taken away.
+                    let done = if own && index == 0 { &[] } else { &members[..=index] };
+                    return Err(self.roll_back(call, done, previous.as_ref(), error));
                 }
             }
         }
@@ -74,7 +79,7 @@ impl Plugin for Chain<'_> {
         let mut errors = Errors::new();
         for member in &members {
             let collected = member.delegate(call, None).and_then(|delegate| {
-                self.settle_before(&delegate)?;
+                self.settle_before(delegate.is_builtin()?)?;
                 delegate.gc()
             });
             errors.push(collected.map_err(|error| error.during(member.kind)));
@@ -93,9 +98,9 @@ impl Plugin for Chain<'_> {
 }
 
 impl Chain<'_> {
-    /// Another's program acts on the host by itself: what we planned before it must be in force by then.
-    fn settle_before(&self, delegate: &Delegate<'_>) -> Result<(), Error> {
-        if delegate.is_builtin()? { Ok(()) } else { self.0.commit_gathered() }
+    /// Before a plugin is called: another's program acts on the host by itself, and must find in force what was planned.
+    fn settle_before(&self, own: bool) -> Result<(), Error> {
+        if own { Ok(()) } else { self.0.commit_gathered() }
     }
 
     /// Undoes what the members of a failed ADD did, by their own DEL. Gives the error of the ADD; what failed now is in
@@ -124,7 +129,7 @@ impl Chain<'_> {
         let mut errors = Errors::new();
         for member in members.iter().rev() {
             let deleted = member.delegate(call, previous).and_then(|delegate| {
-                self.settle_before(&delegate)?;
+                self.settle_before(delegate.is_builtin()?)?;
                 delegate.del()
             });
             errors.push(deleted.map_err(|error| error.during(member.kind)));

@@ -344,3 +344,40 @@ fn keys_that_came_later() {
     host.container_sh("a", "ip route flush table 77").unwrap();
     Attachment::new("a").after(&host, ours(), "CHECK", &config, &result).unwrap_err();
 }
+
+#[test]
+fn what_is_missing_is_told() {
+    if !root() {
+        return;
+    }
+    let config = bridge(json!({ "isGateway": true, "ipMasq": true, "ipam": ipam(&[V4], &["0.0.0.0/0"]) }));
+    for (damage, inside, word) in [
+        ("ip link del eth0", true, "eth0"),
+        ("ip addr del 10.22.0.2/16 dev eth0", true, "10.22.0.2/16"),
+        ("ip route del default", true, "0.0.0.0/0"),
+        ("ip link set eth0 down; ip link set eth0 address 02:00:00:00:00:77", true, "02:00:00:00:00:77"),
+        ("ip link del cni0", false, "cni0"),
+        ("for port in $(ls /sys/class/net/cni0/brif); do ip link set $port nomaster; done", false, "cni0"),
+        ("iptables -t nat -F; iptables -t nat -X", false, "masquerade"),
+        ("rm /var/lib/cni/networks/net/10.22.0.2", false, "10.22"),
+    ] {
+        let host = host().unwrap();
+        let attachment = Attachment::new("a");
+        let result = attachment.add(&host, ours(), &config).unwrap();
+        // What others add is fine.
+        host.container_sh("a", "ip addr add 10.77.0.1/24 dev eth0; ip route add 10.78.0.0/24 dev eth0").unwrap();
+        attachment.after(&host, ours(), "CHECK", &config, &result).unwrap();
+        if inside {
+            host.container_sh("a", damage).unwrap()
+        } else {
+            host.sh(damage).unwrap()
+        };
+        let mut check = config.clone();
+        check["prevResult"] = result.clone();
+        let output = attachment.call(&host, ours(), "CHECK", &check).unwrap();
+        let message = output.stdout["msg"].as_str().unwrap_or_default().to_owned();
+        assert!(output.code == Some(1) && (message.contains(word) || word == "10.22"), "{damage}: {}", output.stdout);
+        // And DEL copes with it.
+        attachment.after(&host, ours(), "DEL", &config, &result).unwrap();
+    }
+}

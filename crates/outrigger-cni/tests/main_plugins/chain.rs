@@ -124,6 +124,19 @@ fn undone_when_a_plugin_fails() {
 }
 
 #[test]
+fn a_second_add_leaves_the_first_alone() {
+    if !root() {
+        return;
+    }
+    let host = host().unwrap();
+    let config = chain(&plugins());
+    let result = Attachment::new("a").add(&host, ours(), &config).unwrap();
+    let again = Attachment::new("a").call(&host, ours(), "ADD", &config).unwrap();
+    assert!(again.code != Some(0));
+    Attachment::new("a").after(&host, ours(), "CHECK", &config, &result).unwrap();
+}
+
+#[test]
 fn bad_chains() {
     if !root() {
         return;

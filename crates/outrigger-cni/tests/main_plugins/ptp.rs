@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Attachment, compare, config, ipam, root};
+use crate::harness::{Attachment, compare, config, host, ipam, ours, root};
 
 const V4: &str = "10.23.0.0/16";
 const V6: &str = "fd00:23::/64";
@@ -27,4 +27,45 @@ fn dual_stack() {
 #[test]
 fn masquerade() {
     as_the_original(json!({ "ipMasq": true, "ipam": ipam(&[V4, "10.24.0.0/24"], &["0.0.0.0/0"]) }));
+}
+
+#[test]
+fn packets_garbage_and_failures() {
+    if !root() {
+        return;
+    }
+    let host = host().unwrap();
+    let keys = json!({ "cniVersion": "1.1.0", "ipMasq": true, "ipam": ipam(&[V4, V6], &["0.0.0.0/0", "::/0"]) });
+    let ptp = config("ptp", keys);
+    let leftovers = || {
+        host.sh("ip -br link show type veth; find /var/lib/cni -name '10.*'; iptables-save | grep CNI- || true")
+            .unwrap()
+    };
+    let result = Attachment::new("a").add(&host, ours(), &ptp).unwrap();
+    let other = Attachment::new("b").add(&host, ours(), &ptp).unwrap();
+    for ip in other["ips"].as_array().unwrap() {
+        let address = ip["address"].as_str().unwrap().split('/').next().unwrap().to_owned();
+        host.container_sh("a", &format!("ping -c1 -W2 {address}; ping -c1 -W2 {}", ip["gateway"].as_str().unwrap()))
+            .unwrap();
+    }
+    // A second ADD fails and leaves the first alone.
+    assert!(Attachment::new("a").call(&host, ours(), "ADD", &ptp).unwrap().code != Some(0));
+    Attachment::new("a").after(&host, ours(), "CHECK", &ptp, &result).unwrap();
+    // What is missing is told.
+    host.container_sh("a", "ip route del default").unwrap();
+    Attachment::new("a").after(&host, ours(), "CHECK", &ptp, &result).unwrap_err();
+    // Without its namespace and by GC.
+    Attachment::new("a").without_netns().del(&host, ours(), &ptp).unwrap();
+    let mut gc = ptp.clone();
+    gc["cni.dev/valid-attachments"] = json!([]);
+    let nobody = Attachment { id: String::new(), container: None, ifname: String::new(), args: None };
+    nobody.call(&host, ours(), "GC", &gc).unwrap().ok().unwrap();
+    assert_eq!(leftovers(), "");
+    // IPAM without a gateway.
+    let fixed = json!({ "type": "static", "addresses": [{ "address": "10.1.1.2/24" }] });
+    let output = Attachment::new("a").call(&host, ours(), "ADD", &config("ptp", json!({ "ipam": fixed }))).unwrap();
+    assert_eq!(output.error_code(), Some(7), "{}", output.stdout);
+    let output = Attachment::new("a").call(&host, ours(), "ADD", &config("ptp", json!({}))).unwrap();
+    assert_eq!(output.error_code(), Some(7), "{}", output.stdout);
+    assert_eq!(leftovers(), "");
 }

@@ -26,7 +26,8 @@ conf! {
         pub hairpin_mode: bool,
         /// Put the bridge into promiscuous mode. Not together with `hairpinMode`.
         pub promisc_mode: bool,
-        /// VLAN of the container's frames, 1 to 4094; 0 is none.
+        /// VLAN of the container's frames, 1 to 4094; 0 is none. The bridge filters VLANs if it is made with this key or
+        /// `vlanTrunk`; one that exists already is left as it is.
         pub vlan: i64,
         /// VLANs that the container may use tagged.
         pub vlan_trunk: Option<Vec<TrunkItem>>,
