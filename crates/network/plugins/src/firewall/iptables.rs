@@ -147,15 +147,31 @@ pub(super) fn check(view: &mut RuleView<'_>, plan: &Plan) -> Result<(), Error> {
         for address in addresses {
             wanted.extend(container_rules(address, None).map(|rule| (CNI_FORWARD, rule)));
         }
+        let mut isolation = Vec::new();
         if let Some((bridge, isolated)) = &plan.isolation {
-            wanted.push((FORWARD, Spec::jump(STAGE_1).comment(COMMON).rule(None)));
-            wanted.extend(isolation_rules(bridge, *isolated).into_iter().map(|(chain, spec)| (chain, spec.rule(None))));
+            isolation.push((FORWARD, Spec::jump(STAGE_1).rule(None)));
+            isolation
+                .extend(isolation_rules(bridge, *isolated).into_iter().map(|(chain, spec)| (chain, spec.rule(None))));
         }
+        // The comments of these changed from version to version of the original.
+        let plain = |expressions: &[Expr]| -> Vec<Expr> {
+            expressions.iter().filter(|expr| xt::comment_text(expr).is_none()).cloned().collect()
+        };
+        let missing = |chain: &str| {
+            Err(Error::internal(format!(
+                "a rule in chain {chain} of table {table} is missing: delete the container and add it again"
+            )))
+        };
         for (chain, rule) in wanted {
             if !view.rules(table, chain)?.iter().any(|known| known.does(&rule.expressions)) {
-                return Err(Error::internal(format!(
-                    "a rule in chain {chain} of table {table} is missing: delete the container and add it again"
-                )));
+                return missing(chain);
+            }
+        }
+        for (chain, rule) in isolation {
+            let wanted = plain(&rule.expressions);
+            let is_it = |known: &Rule| Rule { expressions: plain(&known.expressions), ..known.clone() }.does(&wanted);
+            if !view.rules(table, chain)?.iter().any(is_it) {
+                return missing(chain);
             }
         }
     }

@@ -8,7 +8,7 @@ mod nftables;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use outrigger_cni_sdk::{AddResult, Attachment, Call, Code, Error, Plugin, Step as _, conf};
+use outrigger_cni_sdk::{AddResult, Attachment, Call, Code, Documentation, Error, Plugin, Step as _, conf};
 use outrigger_netlink::conntrack;
 use outrigger_netlink::nft::Handle;
 
@@ -103,6 +103,28 @@ pub struct Portmap<'s>(pub &'s Session);
 impl Plugin for Portmap<'_> {
     type Conf = PortmapConf;
     const ABOUT: &'static str = "CNI portmap plugin: ports of the host that lead to a container";
+    const DOC: Documentation = Documentation {
+        add: "makes rules for the ports that the runtime passes as capability `portMappings`; without any it does nothing. \
+              `iptables`: chain `CNI-HOSTPORT-DNAT`, to which `PREROUTING` and `OUTPUT` of table `nat` lead, and a chain \
+              `CNI-DN-…` for the container. `nftables`: maps in table `inet outrigger_cni`. With `snat` it sets \
+              `route_localnet` on the interface to the container, so that 127.0.0.1 reaches IPv4 mappings. Tracked UDP \
+              connections to the ports are forgotten. In `nftables`, a port that another container has is an error (11).",
+        del: "removes the container's rules in both layouts, also those that other versions or the original made; needs \
+              neither its namespace, nor `prevResult`, nor the mappings.",
+        check: "all rules of the container must be there, in either layout.",
+        gc: "removes the rules of containers of this network that are not in the list, by their comments.",
+        status: "not ready (50) if the kernel takes no rules.",
+        capabilities: &[("portMappings", "list of `{hostPort, containerPort, protocol, hostIP}`: what is mapped")],
+        args: &[],
+        example: r#"{
+  "cniVersion": "1.1.0",
+  "name": "pods",
+  "plugins": [
+    { "type": "bridge", "isGateway": true, "ipMasq": true, "ipam": { "type": "host-local", "subnet": "10.22.0.0/16" } },
+    { "type": "portmap", "capabilities": { "portMappings": true } }
+  ]
+}"#,
+    };
 
     fn add(&self, call: &Call<'_, PortmapConf>) -> Result<AddResult, Error> {
         let prev = call.prev()?;
