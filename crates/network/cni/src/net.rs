@@ -99,8 +99,8 @@ pub(crate) fn version_text(map: &Map) -> Result<&str, Error> {
 }
 
 impl NetConf {
-    /// Reads the common keys. With `lenient`, a `prevResult` that cannot be read counts as none: to undo must always be
-    /// possible.
+    /// Reads the common keys. With `lenient`, what cannot be read counts as absent as far as undoing does not depend on
+    /// it: to undo must always be possible, also after somebody broke the configuration.
     pub fn decode(map: &Map, lenient: bool) -> Result<Self, Error> {
         let name = network_name(map)?;
         let cni_version: Version = version_text(map)?.parse().map_err(|error: crate::version::UnknownVersion| {
@@ -114,16 +114,18 @@ impl NetConf {
                 Err(error) => return Err(error.during("prevResult")),
             },
         };
+        let read = Reader { map, lenient };
         Ok(Self {
             cni_version,
             name,
-            type_: conf::field(map, "type", String::new)?,
+            type_: read.field("type")?,
             ipam: conf::optional(map, "ipam")?,
-            dns: conf::field(map, "dns", Dns::default)?,
+            dns: read.field("dns")?,
             prev_result,
-            runtime_config: conf::field(map, "runtimeConfig", Map::new)?,
-            args: conf::field(map, "args", Map::new)?,
-            capabilities: conf::field(map, "capabilities", Map::new)?,
+            runtime_config: read.field("runtimeConfig")?,
+            args: read.field("args")?,
+            capabilities: read.field("capabilities")?,
+            // Never taken for an empty list: GC removes what is not in it.
             valid_attachments: conf::field(map, "cni.dev/valid-attachments", Vec::new)?,
         })
     }
@@ -131,5 +133,19 @@ impl NetConf {
     /// The IPAM plugin's name; none if there is no `ipam` or it names none.
     pub fn ipam_type(&self) -> Option<&str> {
         lookup(self.ipam.as_ref()?, "type")?.as_str().filter(|name| !name.is_empty())
+    }
+}
+
+struct Reader<'a> {
+    map: &'a Map,
+    lenient: bool,
+}
+
+impl Reader<'_> {
+    fn field<T: conf::Field + Default>(&self, key: &str) -> Result<T, Error> {
+        match conf::field(self.map, key, T::default) {
+            Err(_) if self.lenient => Ok(T::default()),
+            result => Ok(result?),
+        }
     }
 }

@@ -236,6 +236,15 @@ fn results_before() {
     let broken = config(json!({"ips": 1}));
     assert_eq!(ask("ADD", &broken).error().0, 6);
     assert_eq!(ask("DEL", &broken).code, 0);
+    // Nor must what somebody broke since ADD.
+    for key in ["dns", "runtimeConfig", "args", "capabilities", "type"] {
+        let mut broken = json!({"cniVersion": "0.4.0", "name": "net"});
+        broken[key] = json!(1.5);
+        assert_eq!(ask("ADD", &broken).error().0, 6, "{key}");
+        assert_eq!(ask("DEL", &broken).code, 0, "{key}");
+    }
+    let gc = json!({"cniVersion": "1.1.0", "name": "net", "cni.dev/valid-attachments": 1});
+    assert_eq!(ask("GC", &gc).error().0, 6);
 }
 
 #[test]
