@@ -5,6 +5,47 @@
 //! that was asked for, and answers errors in the form of the specification. Nothing here starts a thread or needs an
 //! async runtime: a plugin is started for every pod, and its start is most of its cost.
 //!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! use outrigger_cni_sdk::{AddResult, Call, Error, Plugin, conf};
+//!
+//! conf! {
+//!     /// Passes on what the plugin before made, if it made few enough addresses.
+//!     pub struct LimitConf {
+//!         /// How many addresses a container may have.
+//!         pub max_addresses: usize = 2,
+//!     }
+//! }
+//!
+//! struct Limit;
+//!
+//! impl Plugin for Limit {
+//!     type Conf = LimitConf;
+//!     const ABOUT: &'static str = "CNI plugin limit: not too many addresses";
+//!
+//!     fn add(&self, call: &Call<'_, LimitConf>) -> Result<AddResult, Error> {
+//!         let prev = call.prev()?;
+//!         if prev.ips.len() > call.conf.max_addresses {
+//!             return Err(Error::config(format!("maxAddresses is {}", call.conf.max_addresses)));
+//!         }
+//!         Ok(prev.clone())
+//!     }
+//!
+//!     fn del(&self, _: &Call<'_, LimitConf>) -> Result<(), Error> {
+//!         Ok(())
+//!     }
+//!
+//!     fn check(&self, call: &Call<'_, LimitConf>) -> Result<(), Error> {
+//!         self.add(call).map(drop)
+//!     }
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     outrigger_cni_sdk::main(&Limit)
+//! }
+//! ```
+//!
 //! Sections named in the documentation are those of the CNI specification 1.1.0.
 
 mod args;
