@@ -351,6 +351,12 @@ impl Daemon {
                 }
                 Action::Leased { restored } => self.leased(key, restored),
                 Action::Lost => {
+                    if self.is_gone(key) {
+                        log(key, "the lease has ended, and the container has gone");
+                        self.leases.remove(key);
+                        self.forget(key);
+                        return;
+                    }
                     log(key, "the lease has ended; its address is taken off");
                     if let Err(error) = self.on_interface(key, false) {
                         log(key, error);
@@ -420,13 +426,20 @@ impl Daemon {
     /// The socket of a lease, opened if need be.
     fn port(&mut self, key: &Key) -> Result<&Port, Error> {
         let Some(entry) = self.leases.get_mut(key) else { return Err(Error::internal("dhcp: no such lease")) };
-        let port = if let Some(port) = entry.port.take() {
-            port
-        } else {
-            let netns = namespace(&self.settings.netns_path(&entry.record.netns), Some(entry.record.identity))?;
-            Port::open(&netns, &key.2)?
+        // Looked up each time: an open socket would keep a namespace alive that its runtime has let go.
+        let netns = namespace(&self.settings.netns_path(&entry.record.netns), Some(entry.record.identity))?;
+        let port = match entry.port.take() {
+            Some(port) => port,
+            None => Port::open(&netns, &key.2)?,
         };
         Ok(entry.port.insert(port))
+    }
+
+    /// Whether the container's namespace is no longer where the runtime had it.
+    fn is_gone(&self, key: &Key) -> bool {
+        self.leases.get(key).is_none_or(|entry| {
+            namespace(&self.settings.netns_path(&entry.record.netns), Some(entry.record.identity)).is_err()
+        })
     }
 
     /// Gives a lease back, as well as can be, and forgets it.

@@ -428,3 +428,24 @@ fn last_reserved_name(set: usize) -> String {
 fn failed(operation: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> StoreError {
     StoreError { operation, path: path.into(), source: source.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_systems_without_nameless_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path(), "net").unwrap();
+        let owner = Owner::new("a", "eth0");
+        let address = IpAddr::from([10, 0, 0, 2]);
+        assert!(store.publish(None, &owner, address).unwrap());
+        assert_eq!(store.owner(address), Some(owner.clone()));
+        assert!(!store.publish(None, &owner, address).unwrap());
+        // By way of /proc, where the capability for the short way is missing.
+        let file = store.prepare(&owner).unwrap().unwrap();
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        fs::linkat(fs::CWD, path, &store.dir, "10.0.0.3", AtFlags::SYMLINK_FOLLOW).unwrap();
+        assert_eq!(store.owner(IpAddr::from([10, 0, 0, 3])), Some(owner));
+    }
+}

@@ -100,3 +100,14 @@ fn a_container_that_went_without_del() {
     assert_eq!(lease_files(&lan), [""; 0]);
     lan.call("DEL", "a", json!({})).unwrap();
 }
+
+#[test]
+fn a_container_that_goes_while_its_lease_runs() {
+    let Some(lan) = Lan::new() else { return };
+    let _server = Server::start(&lan, Mood::Generous(3));
+    let _daemon = Running::start(lan.settings());
+    lan.call("ADD", "a", json!({})).unwrap();
+    outrigger_netlink::NetNs::remove(lan.container.path()).unwrap();
+    eventually("the lease is forgotten at its end", || lease_files(&lan).is_empty());
+    assert!(code(lan.call("CHECK", "a", json!({}))).1.contains("no lease"));
+}

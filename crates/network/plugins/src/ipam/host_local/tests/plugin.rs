@@ -213,3 +213,34 @@ fn same_outcomes_as_the_original() {
     }
     assert_eq!(compared, 39 * 17);
 }
+
+#[test]
+fn names_lead_nowhere_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path(), json!({"subnet": "10.1.0.0/24"}));
+    for name in ["../x", "/etc", ".outrigger", "a/b", ".", ""] {
+        config["name"] = json!(name);
+        assert_eq!(code(ours("ADD", "a", &config)).0, 7, "{name:?}");
+    }
+    config["name"] = json!("net");
+    for id in ["../x", "a/b", ".a", "a\nb"] {
+        assert_eq!(code(ours("ADD", id, &config)).0, 4, "{id:?}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn ten_thousand_ranges() {
+    let dir = tempfile::tempdir().unwrap();
+    let ranges: Vec<Value> =
+        (0..10_000).map(|i| json!({"subnet": format!("10.{}.{}.0/24", i >> 8, i & 255)})).collect();
+    let sets: Vec<Value> = ranges.iter().take(300).map(|range| json!([range])).collect();
+    let one = config(dir.path(), json!({"ranges": [ranges]}));
+    let begin = std::time::Instant::now();
+    ours("ADD", "a", &one).unwrap();
+    let many = config(dir.path(), json!({"ranges": sets}));
+    assert_eq!(ours("ADD", "b", &many).unwrap()["ips"].as_array().unwrap().len(), 300);
+    ours("DEL", "b", &many).unwrap();
+    assert!(begin.elapsed().as_secs() < 10, "{:?}", begin.elapsed());
+    assert_eq!(files(&dir.path().join("net")).len(), 1);
+}
