@@ -45,8 +45,8 @@ impl Handle {
         Ok(Self { socket: Socket::open_in(Protocol::Netfilter, netns)? })
     }
 
-    /// How many connections are tracked in this namespace. Cheap, unlike a list: for that the kernel walks a table of
-    /// hundreds of thousands of places, which all namespaces share, for 10 ms or more.
+    /// How many connections are tracked in this namespace. Cheap, unlike a list: for that the kernel locks each of some
+    /// hundred thousand places of a table that all namespaces share, which takes 10 ms or more.
     pub fn count(&self) -> Result<u32> {
         // The answer is marked as one of several, of which no end is told; the acknowledgement is the end.
         let mut message = Message::new(SUBSYSTEM << 8 | GET_STATS, NLM_F_ACK).about("count tracked connections");
@@ -57,17 +57,31 @@ impl Handle {
         entries.map_or(Err(Error::Malformed { what: "a count of tracked connections".into() }), |count| count.be32())
     }
 
-    /// Forgets all connections of a family and protocol whose first packet went to one of these ports; says how many. A
-    /// kernel without connection tracking has none.
+    /// Forgets all connections of a family and protocol whose first packet went to one of these ports; says for how
+    /// many ports, or how many connections, there were any. A kernel without connection tracking has none.
     pub fn delete_by_destination_port(&self, v6: bool, protocol: u8, ports: &[u16]) -> Result<usize> {
         // Where nothing is tracked there is nothing to look for. A kernel that cannot count must be asked.
         if ports.is_empty() || self.count().is_ok_and(|count| count == 0) {
             return Ok(0);
         }
         let family = if v6 { AF_INET6 } else { AF_INET };
+        let mut deleted = 0;
+        for (index, port) in ports.iter().enumerate() {
+            match self.socket.request(filtered(DELETE, family, protocol, Some(*port))) {
+                Ok(()) => deleted += 1,
+                // There was none.
+                Err(error) if error.is_not_found() => {}
+                // Kernels before 6.10 cannot delete by a filter.
+                Err(_) => return Ok(deleted + self.list_and_delete(family, protocol, &ports[index..])?),
+            }
+        }
+        Ok(deleted)
+    }
+
+    fn list_and_delete(&self, family: u8, protocol: u8, ports: &[u16]) -> Result<usize> {
         // One walk for all ports.
         let only = if let [port] = ports { Some(*port) } else { None };
-        let replies = match self.socket.dump(list(family, protocol, only)) {
+        let replies = match self.socket.dump(filtered(GET, family, protocol, only)) {
             Err(error) if error.is_not_found() || error.is_unsupported() => return Ok(0),
             other => other?,
         };
@@ -85,11 +99,13 @@ impl Handle {
     }
 }
 
-/// The question. Kernels since 5.8 apply the filter themselves; older ones list all.
-fn list(family: u8, protocol: u8, port: Option<u16>) -> Message {
+/// A question or an order about connections of a family and protocol to a port. For lists, kernels since 5.8 apply the
+/// filter themselves; older ones list all. Deletion by a filter is refused by kernels that cannot do it: what they take
+/// for a whole tuple lacks addresses.
+fn filtered(kind: u16, family: u8, protocol: u8, port: Option<u16>) -> Message {
     const BY_PROTOCOL: u32 = 1 << 3;
     const BY_DESTINATION_PORT: u32 = 1 << 5;
-    let mut message = Message::new(SUBSYSTEM << 8 | GET, 0).about("list tracked connections");
+    let mut message = Message::new(SUBSYSTEM << 8 | kind, 0).about("look for tracked connections");
     message.put(&[family, 0, 0, 0]);
     message.nest(TUPLE_ORIG, |tuple| {
         tuple.nest(TUPLE_PROTO, |proto| {
@@ -134,24 +150,53 @@ fn deletion(reply: &Reply, family: u8, protocol: u8, ports: &[u16]) -> Result<Op
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_fresh_namespace_tracks_nothing() {
+    /// A namespace that tracks connections, with one UDP packet to each of these ports.
+    fn tracking(ports: &[u16]) -> Option<Handle> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: needs root");
-            return;
+            return None;
         }
         let netns = std::thread::spawn(|| {
             outrigger_sys::net::unshare_network().unwrap();
             NetNs::current().unwrap()
         });
-        let handle = Handle::in_netns(&netns.join().unwrap()).unwrap();
+        let netns = netns.join().unwrap();
+        netns
+            .run(|| {
+                let rules = "ip link set lo up; nft add table ip t; nft add chain ip t c '{ type filter hook output priority 0; }'; \
+                             nft add rule ip t c ct state new accept";
+                let status = std::process::Command::new("sh").args(["-ec", rules]).status().unwrap();
+                assert!(status.success());
+                let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+                for port in ports {
+                    // That nobody listens is told to later calls.
+                    let _ = socket.send_to(b"x", ("127.0.0.1", *port));
+                    let _ = socket.take_error();
+                }
+            })
+            .unwrap();
+        Some(Handle::in_netns(&netns).unwrap())
+    }
+
+    #[test]
+    fn connections_to_ports_are_forgotten() {
+        let Some(handle) = tracking(&[53, 54, 55]) else { return };
+        assert_eq!(handle.count().unwrap(), 3);
+        handle.delete_by_destination_port(false, UDP, &[56]).unwrap();
+        handle.delete_by_destination_port(true, UDP, &[53]).unwrap();
+        handle.delete_by_destination_port(false, 6, &[53]).unwrap();
+        assert_eq!(handle.count().unwrap(), 3);
+        handle.delete_by_destination_port(false, UDP, &[53, 54]).unwrap();
+        assert_eq!(handle.count().unwrap(), 1);
+        // As kernels that cannot delete by a filter need it.
+        assert_eq!(handle.list_and_delete(AF_INET, UDP, &[53, 55]).unwrap(), 1);
         assert_eq!(handle.count().unwrap(), 0);
-        assert_eq!(handle.delete_by_destination_port(false, UDP, &[53, 54]).unwrap(), 0);
+        assert_eq!(handle.delete_by_destination_port(false, UDP, &[53]).unwrap(), 0);
     }
 
     #[test]
     fn only_what_is_meant_is_forgotten() {
-        let mut listed = list(AF_INET, UDP, Some(53));
+        let mut listed = filtered(GET, AF_INET, UDP, Some(53));
         let payload = listed.finish(1).unwrap()[16..].to_vec();
         let reply = Reply { kind: SUBSYSTEM << 8, flags: 0, sequence: 1, payload };
         assert!(deletion(&reply, AF_INET, UDP, &[52, 53]).unwrap().is_some());
