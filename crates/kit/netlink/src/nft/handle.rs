@@ -55,6 +55,22 @@ pub struct Rule {
     pub user_data: Vec<u8>,
 }
 
+/// The bytes of a rule, for a glance. See [`Handle::rules_where`].
+#[derive(Debug, Clone, Copy)]
+pub struct RawRule<'a> {
+    /// The expressions as they came.
+    pub expressions: &'a [u8],
+    /// User data.
+    pub user_data: &'a [u8],
+}
+
+impl RawRule<'_> {
+    /// Whether these bytes occur in the expressions.
+    pub fn mentions(&self, bytes: &[u8]) -> bool {
+        !bytes.is_empty() && self.expressions.windows(bytes.len()).any(|window| window == bytes)
+    }
+}
+
 /// A set or map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Set {
@@ -167,6 +183,32 @@ impl Handle {
         Ok(rules)
     }
 
+    /// Those rules of a chain that a glance at their bytes does not rule out. In a chain of thousands, reading all of them
+    /// in full costs more than all the rest of a change.
+    pub fn rules_where(
+        &self,
+        table: TableRef<'_>,
+        chain: &str,
+        wanted: impl Fn(RawRule<'_>) -> bool,
+    ) -> Result<Vec<Rule>> {
+        let mut m = message(kind::GETRULE, 0, table.family, || format!("list chain {chain} of table {table}"));
+        m.attr_str(1, table.name).attr_str(2, chain);
+        let replies = match self.socket.dump(m) {
+            Err(error) if is_absent(&error) => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut rules = Vec::new();
+        for reply in replies {
+            let attributes = Attributes::after(&reply.payload, BODY)?;
+            let data = |kind| attributes.find(kind).map_or(&[][..], |attribute| attribute.data);
+            if wanted(RawRule { expressions: data(4), user_data: data(7) }) {
+                rules.push(rule(table.family, attributes)?);
+            }
+        }
+        rules.retain(|rule| rule.chain == chain);
+        Ok(rules)
+    }
+
     /// The rules of all chains of a table; none if there is no such table.
     pub fn table_rules(&self, table: TableRef<'_>) -> Result<Vec<Rule>> {
         let mut m = message(kind::GETRULE, 0, table.family, || format!("list table {table}"));
@@ -253,7 +295,7 @@ impl Handle {
     fn dump<T>(&self, m: Message, read: impl Fn(Family, Attributes<'_>) -> Result<T>) -> Result<Vec<T>> {
         let replies = match self.socket.dump(m) {
             // A table, or a chain, that is filtered for and is not there.
-            Err(error) if error.is_not_found() => return Ok(Vec::new()),
+            Err(error) if is_absent(&error) => return Ok(Vec::new()),
             other => other?,
         };
         replies.iter().map(|reply| parse(reply, &read)).collect()
@@ -262,10 +304,15 @@ impl Handle {
     fn one<T>(&self, m: Message, read: impl Fn(Family, Attributes<'_>) -> Result<T>) -> Result<Option<T>> {
         match self.socket.query(m) {
             Ok(replies) => replies.first().map(|reply| parse(reply, &read)).transpose(),
-            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
+}
+
+/// Nothing of the kind is there; or the kernel has no `nf_tables` at all, which it tells as an invalid message.
+fn is_absent(error: &Error) -> bool {
+    error.is_not_found() || error.errno() == Some(Errno::INVAL)
 }
 
 /// True if another try with a fresh view may succeed: others changed the rules meanwhile.

@@ -16,7 +16,7 @@ pub use expr::{
     ADDRESS_LOCAL, CT_ESTABLISHED_RELATED, CT_STATUS_DNAT, CmpOp, CtKey, Expr, MetaKey, NatKind, PayloadBase, Register,
     Verdict, Xt,
 };
-pub use handle::{Chain, Element, Handle, Rule, Set, Table, is_race};
+pub use handle::{Chain, Element, Handle, RawRule, Rule, Set, Table, is_race};
 
 use crate::wire::Message;
 

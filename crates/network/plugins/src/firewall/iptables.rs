@@ -122,18 +122,30 @@ pub(super) fn del(view: &mut RuleView<'_>, owner: Owner<'_>, addresses: &[IpAddr
             .filter(|address| address.is_ipv6() == v6)
             .flat_map(|address| container_rules(*address, None))
             .collect();
-        for rule in view.rules(table, CNI_FORWARD)?.iter() {
+        let octets: Vec<Vec<u8>> = addresses.iter().map(|address| octets(*address)).collect();
+        let found = view.find(table, CNI_FORWARD, |rule| {
+            userdata::find_text(rule.user_data, userdata::OWNER) == Some(&key)
+                || octets.iter().any(|octets| rule.mentions(octets))
+        })?;
+        for rule in found {
             // An address may have been given to another container meanwhile, whose rules stay.
             let doomed = match userdata::find_text(&rule.user_data, userdata::OWNER) {
                 Some(found) => found == key,
                 None => of_address.iter().any(|wanted| rule.does(&wanted.expressions)),
             };
-            if doomed && rule.handle != 0 {
+            if doomed {
                 view.delete(table, CNI_FORWARD, rule.handle);
             }
         }
     }
     Ok(())
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
 pub(super) fn check(view: &mut RuleView<'_>, plan: &Plan) -> Result<(), Error> {

@@ -248,12 +248,8 @@ pub(crate) fn jumps_to(
         next += 1;
     }
     if found.len() < wanted {
-        let rules = view.rules(table, entry)?;
-        found = rules
-            .iter()
-            .filter(|rule| rule.target_chain() == Some(&chain.name) && rule.handle != 0)
-            .map(|rule| rule.handle)
-            .collect();
+        let rules = view.find(table, entry, |rule| rule.mentions(chain.name.as_bytes()))?;
+        found = rules.iter().filter(|rule| rule.target_chain() == Some(&chain.name)).map(|rule| rule.handle).collect();
     }
     Ok(found)
 }

@@ -7,7 +7,7 @@
 use ipnet::IpNet;
 use outrigger_cni_sdk::{Attachment, Error, IpConfig};
 use outrigger_netlink::nft::{
-    Element, Expr, Family, Handle, Hook, Key, NewElement, NewSet, Rule, TableRef, Verdict, xt,
+    Element, Expr, Family, Handle, Hook, Key, NewElement, NewSet, Rule, TableRef, Verdict, userdata, xt,
 };
 
 use super::iptables::{self, Spec, nat};
@@ -63,7 +63,7 @@ pub fn del(rules: &RuleSet, owner: Owner<'_>, ips: &[IpConfig]) {
         let owner = owner.borrow();
         let chain = chain_name("", owner.network, owner.container_id);
         for v6 in [false, true] {
-            iptables::remove_chain(view, nat(v6), POSTROUTING, &chain)?;
+            del_iptables(view, nat(v6), &chain, owner)?;
         }
         let key = owner.key();
         del_own(view, &nets, |comment| comment.starts_with(&key))?;
@@ -149,6 +149,29 @@ fn add_iptables(view: &mut RuleView<'_>, owner: Owner<'_>, nets: &[IpNet]) -> Re
                 iptables::append_unique(view, table, chain, &rule)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// The chain is of network and container, so that a second interface of the same container shares it; then only the rules
+/// that lead there from this interface go.
+fn del_iptables(view: &mut RuleView<'_>, table: TableRef<'static>, name: &str, owner: Owner<'_>) -> Result<(), Error> {
+    let Some(chain) = view.chain(table, name)? else { return Ok(()) };
+    let key = owner.key();
+    let mut mine = Vec::new();
+    let mut others = false;
+    for handle in iptables::jumps_to(view, table, POSTROUTING, &chain)? {
+        let Some(rule) = view.rule(table, POSTROUTING, handle)? else { continue };
+        match userdata::find_text(&rule.user_data, userdata::OWNER) {
+            Some(found) if found != key => others = true,
+            _ => mine.push(handle),
+        }
+    }
+    for handle in mine {
+        view.delete(table, POSTROUTING, handle);
+    }
+    if !others {
+        view.delete_chain(table, name);
     }
     Ok(())
 }

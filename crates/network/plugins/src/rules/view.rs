@@ -6,7 +6,8 @@ use std::rc::Rc;
 
 use outrigger_cni_sdk::{Code, Error, Step as _};
 use outrigger_netlink::nft::{
-    BaseChain, Batch, Chain, Element, Family, Handle, Key, NewElement, NewRule, NewSet, Rule, TableRef, is_race,
+    BaseChain, Batch, Chain, Element, Family, Handle, Key, NewElement, NewRule, NewSet, RawRule, Rule, TableRef,
+    is_race,
 };
 use rustix::io::Errno;
 
@@ -209,6 +210,16 @@ impl<'h> RuleView<'h> {
         let rules = Rc::new(rules);
         self.rules.insert(key, Rc::clone(&rules));
         Ok(rules)
+    }
+
+    /// Those rules of a chain, as the kernel has them, that a glance at their bytes does not rule out.
+    pub fn find(
+        &mut self,
+        table: TableRef<'_>,
+        chain: &str,
+        wanted: impl Fn(RawRule<'_>) -> bool,
+    ) -> Result<Vec<Rule>, Error> {
+        self.handle.rules_where(table, chain, wanted).step("read the packet filter")
     }
 
     /// All rules of a table as the kernel has them, for GC.
