@@ -137,6 +137,27 @@ fn macvlan_on_a_network_with_a_server() {
 }
 
 #[test]
+fn bridge_on_a_network_with_a_server() {
+    let Some(site) = Site::new() else { return };
+    site.host.container("c").unwrap();
+    site.host.sh("ip link add br0 type bridge; ip link set lan0 master br0; ip link set br0 up").unwrap();
+    let daemon = site.daemon();
+    let config =
+        json!({"cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "br0", "ipam": {"type": "dhcp"}});
+    let call = |command: &str| {
+        let (plugin, netns) = (ours("bridge"), PathBuf::from("/run/netns/c"));
+        NetHost::call(&mut site.host.plugin(&plugin, command, "c", &netns, "eth0"), &config).unwrap().ok()
+    };
+    let result = call("ADD").unwrap();
+    assert!(result["ips"][0]["address"].as_str().unwrap().starts_with("10.77.0."), "{result}");
+    site.host.container_sh("c", "ping -c 1 -W 5 10.77.0.1").unwrap();
+    call("DEL").unwrap();
+    eventually("the server is told before the interface goes", || site.log().contains("DHCPRELEASE(srv)"));
+    call("DEL").unwrap();
+    terminate(daemon);
+}
+
+#[test]
 fn a_socket_of_the_service_manager() {
     let Some(site) = Site::new() else { return };
     site.host.container("c").unwrap();

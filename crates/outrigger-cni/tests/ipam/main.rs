@@ -21,7 +21,7 @@ fn ours(name: &str) -> PathBuf {
     let directory = DIRECTORY.get_or_init(|| {
         let directory = TempDir::with_prefix("outrigger-cni-").unwrap();
         let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-cni"));
-        for name in ["dhcp", "host-local", "macvlan"] {
+        for name in ["bridge", "dhcp", "host-local", "macvlan"] {
             let path = directory.path().join(name);
             if fs_err::hard_link(binary, &path).is_err() {
                 fs_err::copy(binary, &path).unwrap();

@@ -10,7 +10,11 @@ use crate::session::Session;
 /// address whose interface may still be there is not given to others.
 pub(crate) fn del<C: Conf>(session: &Session, call: &Call<'_, C>, plan_rules: impl FnOnce()) -> Result<(), Error> {
     let mut errors = Errors::new();
-    if errors.push(delete_link(session, call)).is_some() {
+    let release_first = speaks_through_the_interface(call);
+    if release_first {
+        errors.push(call.ipam().del());
+    }
+    if errors.push(delete_link(session, call)).is_some() && !release_first {
         errors.push(call.ipam().del());
     }
     plan_rules();
@@ -26,12 +30,21 @@ pub(crate) fn gc<C: Conf>(
     plan_rules: impl FnOnce(),
 ) -> Result<(), Error> {
     let mut errors = Errors::new();
-    if errors.push(collect_links(session, &call.net.name, valid)).is_some() {
+    let release_first = speaks_through_the_interface(call);
+    if release_first {
+        errors.push(call.ipam().gc(valid));
+    }
+    if errors.push(collect_links(session, &call.net.name, valid)).is_some() && !release_first {
         errors.push(call.ipam().gc(valid));
     }
     plan_rules();
     errors.push(session.commit_rules());
     errors.finish()
+}
+
+/// A DHCP server can be told that an address is free only while there is an interface to tell it from.
+fn speaks_through_the_interface<C: Conf>(call: &Call<'_, C>) -> bool {
+    call.net.ipam_type() == Some("dhcp")
 }
 
 /// Removes the interface of a DEL's attachment: through the container's namespace, or, when that is gone or was not
