@@ -3,7 +3,8 @@
 use outrigger_cni_sdk::{AddResult, Attachment, Call, Code, Error, Plugin, conf};
 
 conf! {
-    /// A plugin for Windows hosts only. Here every command but VERSION is refused.
+    /// A plugin for Windows hosts only. Here ADD, CHECK and STATUS are refused with code 2; there is nothing to remove, so DEL
+    /// and GC succeed.
     pub struct WindowsConf {}
 }
 
@@ -28,8 +29,9 @@ impl Plugin for Windows {
         self.refuse()
     }
 
+    // What cannot be made need not be removed; refusing that would keep a container for ever.
     fn del(&self, _: &Call<'_, WindowsConf>) -> Result<(), Error> {
-        self.refuse()
+        Ok(())
     }
 
     fn check(&self, _: &Call<'_, WindowsConf>) -> Result<(), Error> {
@@ -37,7 +39,7 @@ impl Plugin for Windows {
     }
 
     fn gc(&self, _: &Call<'_, WindowsConf>, _: &[Attachment]) -> Result<(), Error> {
-        self.refuse()
+        Ok(())
     }
 
     fn status(&self, _: &Call<'_, WindowsConf>) -> Result<(), Error> {

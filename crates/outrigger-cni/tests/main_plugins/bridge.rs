@@ -146,6 +146,7 @@ fn a_failing_add_leaves_nothing() {
         ("true", json!({ "hairpinMode": true, "promiscMode": true }), 7),
         ("true", with("ipMasqBackend", json!("ebtables")), 7),
         ("true", with("runtimeConfig", json!({ "mac": "no" })), 7),
+        ("true", with("runtimeConfig", json!({ "mac": "01:00:5e:00:00:01" })), 7),
         ("true", with("bridge", json!("a name that is too long")), 999),
         ("true", with("mtu", json!(70000)), 999),
         ("ip link add cni0 type veth peer name x", masq.clone(), 7),
@@ -380,4 +381,19 @@ fn what_is_missing_is_told() {
         // And DEL copes with it.
         attachment.after(&host, ours(), "DEL", &config, &result).unwrap();
     }
+}
+
+#[test]
+fn a_duplicate_address_is_found() {
+    if !root() {
+        return;
+    }
+    let host = host().unwrap();
+    let fixed = json!({ "type": "static", "addresses": [{ "address": "fd00:29::5/64" }] });
+    let config = bridge(json!({ "enabledad": true, "ipam": fixed }));
+    Attachment::new("a").add(&host, ours(), &config).unwrap();
+    let output = Attachment::new("b").call(&host, ours(), "ADD", &config).unwrap();
+    assert_eq!(output.error_code(), Some(999), "{}", output.stdout);
+    assert!(output.stdout["msg"].as_str().unwrap().contains("fd00:29::5/64"), "{}", output.stdout);
+    assert_eq!(host.container_sh("b", "ip -br link | wc -l").unwrap().trim(), "1");
 }

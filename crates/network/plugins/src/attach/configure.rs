@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use ipnet::IpNet;
-use outrigger_cni_sdk::{AddResult, Error, Step as _};
-use outrigger_netlink::route::{Link, LinkChange, Route, Scope};
+use outrigger_cni_sdk::{AddResult, Code, Error, Step as _};
+use outrigger_netlink as netlink;
+use outrigger_netlink::route::{Link, LinkChange, OperState, Route, Scope};
 
 use super::sysctl::Settings;
 use crate::session::Container;
@@ -36,16 +37,38 @@ pub(crate) fn configure(
     let routes = routes(result, index, link.index);
     if has_ipv6 {
         batch.commit().step(format_args!("configure {name} in the container"))?;
-        container
-            .route
-            .wait_addresses_settled(link.index, SETTLE)
-            .step(format_args!("wait for the IPv6 addresses of {name}"))?;
+        settle(container, link)?;
         batch = container.route.batch();
     }
     for route in &routes {
         batch.add_route(route);
     }
     batch.commit().step(format_args!("configure {name} in the container"))
+}
+
+/// Waits until the IPv6 addresses are usable. Without a carrier they never are; that is no reason to fail.
+fn settle(container: &Container, link: &Link) -> Result<(), Error> {
+    let name = link.name.as_str();
+    let settled = match container.route.wait_addresses_settled(link.index, SETTLE) {
+        Err(netlink::Error::Timeout { .. }) => {
+            let link = container.route.link(link.index).step(format_args!("look at {name}"))?;
+            if link.oper_state != OperState::Up {
+                return Ok(());
+            }
+            return Err(Error::new(
+                Code::TryAgain,
+                format!("the IPv6 addresses of {name} are still looked for duplicates after {SETTLE:?}: try again"),
+            ));
+        }
+        settled => settled.step(format_args!("wait for the IPv6 addresses of {name}"))?,
+    };
+    match settled.iter().find(|address| address.is_duplicate()) {
+        Some(address) => Err(Error::internal(format!(
+            "another station on the network of {name} has the address {}: take it away there, or leave it out of ipam",
+            address.net
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The routes of a result, for the kernel.

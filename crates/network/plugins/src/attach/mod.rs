@@ -43,6 +43,10 @@ pub(crate) fn requested_mac<C: Conf>(call: &Call<'_, C>) -> Result<Option<MacAdd
     else {
         return Ok(None);
     };
-    let wrong = |_| Error::config(format!("{source}: {text:?} is no MAC address; write it as 02:00:00:00:00:01"));
-    text.parse().map(Some).map_err(wrong)
+    let wrong = |what: &str| Error::config(format!("{source}: {text:?} is {what}; write it as 02:00:00:00:00:01"));
+    let mac: MacAddr = text.parse().map_err(|_| wrong("no MAC address"))?;
+    match mac.0[0] & 1 {
+        0 => Ok(Some(mac)),
+        _ => Err(wrong("the MAC address of a group, not of a station")),
+    }
 }
