@@ -158,6 +158,51 @@ fn bridge_on_a_network_with_a_server() {
 }
 
 #[test]
+fn eight_at_a_time_in_every_version() {
+    let Some(site) = Site::new() else { return };
+    let daemon = site.daemon();
+    let versions = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0", "1.1.0"];
+    let names: Vec<String> = (0..versions.len()).map(|index| format!("c{index}")).collect();
+    for name in &names {
+        site.host.container(name).unwrap();
+    }
+    let call = |command: &'static str| -> Vec<Value> {
+        std::thread::scope(|scope| {
+            let site = &site;
+            let one = |(name, version): (&'_ String, &'_ str)| {
+                let (name, version) = (name.clone(), version.to_owned());
+                scope.spawn(move || {
+                    let ipam = json!({"type": "dhcp", "request": [{"skipDefault": false}]});
+                    let config = json!({
+                        "cniVersion": version, "name": "net", "type": "macvlan", "master": "lan0", "ipam": ipam,
+                    });
+                    let netns = PathBuf::from(format!("/run/netns/{name}"));
+                    let mut process = site.host.plugin(&ours("macvlan"), command, &name, &netns, "eth0");
+                    NetHost::call(&mut process, &config).unwrap().ok().unwrap()
+                })
+            };
+            let calls: Vec<_> = names.iter().zip(versions).map(one).collect();
+            calls.into_iter().map(|call| call.join().unwrap()).collect()
+        })
+    };
+    let address = |result: &Value| {
+        let old = result["ip4"]["ip"].as_str();
+        old.or_else(|| result["ips"][0]["address"].as_str()).unwrap().to_owned()
+    };
+    let mut addresses: Vec<String> = call("ADD").iter().map(address).collect();
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), versions.len());
+    for name in &names {
+        site.host.container_sh(name, "ping -c 1 -W 5 10.77.0.1").unwrap();
+    }
+    call("DEL");
+    eventually("all are given back", || site.log().matches("DHCPRELEASE(srv)").count() == versions.len());
+    assert_eq!(site.host.sh("ls /run/cni/dhcp.leases").unwrap(), "");
+    terminate(daemon);
+}
+
+#[test]
 fn a_socket_of_the_service_manager() {
     let Some(site) = Site::new() else { return };
     site.host.container("c").unwrap();
