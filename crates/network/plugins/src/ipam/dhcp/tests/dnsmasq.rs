@@ -3,6 +3,8 @@
 use std::process::{Child, Command, Stdio};
 
 use super::{Lan, Running, code, eventually, lease_files, no_threads_in};
+use crate::ipam::dhcp::Dhcp;
+use crate::ipam::testing::{Invocation, original, same};
 use serde_json::json;
 
 struct Dnsmasq {
@@ -116,4 +118,48 @@ fn life_of_a_lease() {
     lan.call("STATUS", "", ipam).unwrap();
     assert_eq!(lease_files(&lan), [""; 0]);
     drop(daemon);
+}
+
+/// The same server, the same interface, the same client id: the same answer.
+#[test]
+fn same_answers_as_the_original() {
+    let Some(plugin) = original("dhcp") else { return };
+    let Some(lan) = Lan::new() else { return };
+    let Some(dnsmasq) = Dnsmasq::start(&lan) else { return };
+    let _ours = Running::start(lan.settings());
+    let socket = lan.dir.path().join("original.sock");
+    let mut theirs = Command::new(&plugin).args(["daemon", "-socketpath"]).arg(&socket).spawn().unwrap();
+    eventually("the original's daemon listens", || socket.exists());
+    let mut answers = Vec::new();
+    for (version, request) in [
+        ("1.0.0", json!([])),
+        ("0.4.0", json!([{"option": "121"}])),
+        ("0.2.0", json!([{"option": "121"}, {"option": "routers"}])),
+    ] {
+        let mut config = json!({
+            "cniVersion": version, "name": "lan", "type": "macvlan",
+            "ipam": {"type": "dhcp", "daemonSocketPath": socket, "request": request},
+        });
+        let invocation = |command: &'static str, config: &serde_json::Value| {
+            let mut invocation = Invocation::new(command, "a", config.clone());
+            invocation.netns = lan.container.path().display().to_string();
+            invocation
+        };
+        let theirs = invocation("ADD", &config).theirs(&plugin);
+        let released = dnsmasq.count("DHCPRELEASE(srv)");
+        invocation("DEL", &config).theirs(&plugin).unwrap();
+        eventually("the original gave it back", || dnsmasq.count("DHCPRELEASE(srv)") > released);
+        config["ipam"]["daemonSocketPath"] = json!(lan.socket());
+        let add = invocation("ADD", &config);
+        let ours = add.ours(&Dhcp);
+        invocation("DEL", &config).ours(&Dhcp).unwrap();
+        eventually("we gave it back", || dnsmasq.count("DHCPRELEASE(srv)") > released + 1);
+        answers.push((ours, theirs, add));
+    }
+    theirs.kill().unwrap();
+    theirs.wait().unwrap();
+    for (ours, theirs, add) in &answers {
+        assert!(theirs.is_ok(), "{theirs:?}");
+        same(ours, theirs, add);
+    }
 }
