@@ -9,6 +9,7 @@
 mod counts;
 mod driver;
 mod fill;
+mod floor;
 mod parallel;
 mod rows;
 mod serial;
@@ -39,6 +40,8 @@ pub(crate) enum Part {
     Parallel,
     /// Many addresses taken, many ports mapped.
     Fill,
+    /// The same work in one process that does not start anew.
+    Floor,
 }
 
 #[derive(Debug, Args)]
@@ -111,6 +114,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let status = Command::new("sh").args(["-c", SETUP]).status()?;
     ensure!(status.success(), "cannot set the namespaces up: {status}");
     let targets = options.targets()?;
+    if !options.rows.iter().all(|key| key == "host-local" || rows::row(key).is_some()) {
+        bail!("--rows: there are {}", rows::ROWS.iter().map(|row| row.key).collect::<Vec<_>>().join(", "));
+    }
     println!("{}", circumstances(&targets)?);
     if options.wants(Part::Serial) {
         serial::run(options, &targets)?;
@@ -126,6 +132,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if options.wants(Part::Fill) {
         fill::run(options, &targets)?;
+    }
+    if options.wants(Part::Floor) {
+        floor::run(options, &targets)?;
     }
     println!("Load at the end: {}.", load()?);
     Ok(())

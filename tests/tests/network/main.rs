@@ -1,5 +1,9 @@
 //! The network plugins as runtimes meet them: the real multi-call binary, private hosts, stock peers and clients.
 
+mod attach;
 mod clients;
 mod common;
+mod connectivity;
+mod crash;
+mod meta;
 mod rules;

@@ -134,6 +134,25 @@ impl NetHost {
         Ok(PathBuf::from(format!("/run/netns/{name}")))
     }
 
+    /// Does `work` on a thread that is in the host's network namespace, or in a container's. Sockets that it makes stay
+    /// there for ever, so it can hand them back. Its mount namespace stays the machine's.
+    pub fn within<T: Send>(&self, container: Option<&str>, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let holder = self.holder.id();
+        let path = match container {
+            Some(name) => format!("/proc/{holder}/root/run/netns/{name}"),
+            None => format!("/proc/{holder}/ns/net"),
+        };
+        let file = fs_err::File::open(path)?;
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let kind = rustix::thread::LinkNameSpaceType::Network;
+                rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(file.file()), Some(kind))?;
+                work()
+            });
+            thread.join().unwrap_or_else(|_| bail!("the work in the namespace panicked"))
+        })
+    }
+
     /// Removes a network namespace.
     pub fn remove_container(&self, name: &str) -> Result<()> {
         self.sh(&format!("umount /run/netns/{name}; rm /run/netns/{name}")).map(drop)

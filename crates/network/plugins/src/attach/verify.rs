@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use outrigger_cni_sdk::{AddResult, Call, Conf, Error, Interface, Step as _};
-use outrigger_netlink::route::{Family, Handle, Link, Route, RouteFilter, TABLE_MAIN};
+use outrigger_netlink::route::{Family, Handle, Link, Route, RouteFilter};
 
 use super::mac_text;
 
@@ -62,20 +62,21 @@ pub(crate) fn addresses_and_routes(handle: &Handle, link: &Link, previous: &AddR
         return Ok(());
     }
     let routes = handle.routes(RouteFilter::default()).step("read the container's routes")?;
-    let missing = |dst: IpNet, gateway: Option<IpAddr>, table: u32| {
+    // Without a table any will do: sbr and vrf move routes from the main table to another.
+    let missing = |dst: IpNet, gateway: Option<IpAddr>, table: Option<u32>| {
         let is_it = |route: &Route| {
             let same = if dst.prefix_len() == 0 {
                 route.is_default() && route.family() == Some(Family::of(dst.addr()))
             } else {
                 route.dst == Some(dst.trunc()) && (gateway.is_none() || route.gateway == gateway)
             };
-            same && route.table == table
+            same && table.is_none_or(|table| route.table == table)
         };
         !routes.iter().any(is_it)
     };
     for ip in &previous.ips {
         // A single address needs no route to its network.
-        if ip.address.prefix_len() < ip.address.max_prefix_len() && missing(ip.address, None, TABLE_MAIN) {
+        if ip.address.prefix_len() < ip.address.max_prefix_len() && missing(ip.address, None, None) {
             return Err(Error::internal(format!(
                 "the route to {} is missing: add the container again",
                 ip.address.trunc()
@@ -83,7 +84,7 @@ pub(crate) fn addresses_and_routes(handle: &Handle, link: &Link, previous: &AddR
         }
     }
     for route in &previous.routes {
-        if missing(route.dst, route.gw, route.table.unwrap_or(TABLE_MAIN)) {
+        if missing(route.dst, route.gw, route.table) {
             return Err(Error::internal(format!("the route to {} is missing: add the container again", route.dst)));
         }
     }
