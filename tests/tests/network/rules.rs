@@ -375,6 +375,29 @@ fn a_port_that_is_taken_is_an_error_that_says_by_whom() {
 }
 
 #[test]
+fn a_firewalls_notes_are_hints_only() {
+    if !can_run("a_firewalls_notes_are_hints_only") {
+        return;
+    }
+    let plugins = Plugins::install().unwrap();
+    let host = host().unwrap();
+    let mut firewall = config("firewall", &json!({ "prevResult": previous(5) }));
+    let notes = "/run/cni/outrigger/firewall";
+    for damage in ["true", "rm $1", ": >$1", "echo 1 >$1", "echo x >$1", "sed -i 1d $1"] {
+        call(&host, plugins.dir(), "ADD", "other", &config("firewall", &json!({ "prevResult": previous(6) }))).unwrap();
+        call(&host, plugins.dir(), "DEL", "other", &firewall).unwrap();
+        call(&host, plugins.dir(), "ADD", "cid", &firewall).unwrap();
+        assert_eq!(host.sh(&format!("cat {notes}/* | wc -l")).unwrap().trim(), "4");
+        host.sh(&format!("set -- {notes}/*; {damage}")).unwrap();
+        firewall.as_object_mut().unwrap().remove("prevResult");
+        call(&host, plugins.dir(), "DEL", "cid", &firewall).unwrap();
+        assert_eq!(of_containers(&saved(&host).unwrap()), Vec::<&str>::new(), "{damage}");
+        assert_eq!(host.sh(&format!("ls {notes}")).unwrap(), "");
+        firewall["prevResult"] = previous(5);
+    }
+}
+
+#[test]
 fn connections_without_a_handshake_are_forgotten() {
     const NAME: &str = "connections_without_a_handshake_are_forgotten";
     if !can_run(NAME) {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::expr::{Expr, Verdict, encode_value};
 use super::userdata;
 use super::{BaseChain, ELEMENT_LIMIT, Family, Key, NewSet, SetValue, TableRef, header, kind, message};
-use crate::wire::{Message, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
+use crate::wire::{Message, NLM_F_APPEND, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 
 /// A rule to be made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct NewRule {
     pub compat: Option<(u32, bool)>,
     /// User data; see [`userdata`].
     pub user_data: Vec<u8>,
+    /// Whether [`super::Handle::commit`] is to give the rule with its number.
+    pub echo: bool,
 }
 
 /// An element to be put into a set or map.
@@ -122,6 +124,7 @@ impl Batch {
     }
 
     fn rule(&mut self, table: TableRef<'_>, chain: &str, rule: &NewRule, flags: u16) {
+        let flags = flags | if rule.echo { NLM_F_ECHO } else { 0 };
         let mut m =
             message(kind::NEWRULE, flags, table.family, || format!("add a rule to chain {chain} of table {table}"));
         m.attr_str(1, table.name).attr_str(2, chain);

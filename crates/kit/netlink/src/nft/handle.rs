@@ -12,6 +12,9 @@ use crate::{Error, NetNs, Protocol, Reply, Result, Socket};
 /// Length of `struct nfgenmsg`.
 const BODY: usize = 4;
 
+/// Type of messages that make rules.
+const RULE: u16 = kind::SUBSYSTEM << 8 | kind::NEWRULE as u16;
+
 /// A table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
@@ -262,30 +265,37 @@ impl Handle {
         Ok(self.one(m, element_list)?.and_then(|list| list.into_iter().next()))
     }
 
-    /// Makes all changes of a batch, or none. The error is that of the first change which the kernel refused; `ERESTART`
-    /// if there was another change since the batch's generation ([`Batch::only_if`]).
-    pub fn commit(&self, batch: Batch) -> Result<()> {
+    /// Makes all changes of a batch, or none, and gives the rules that ask for it ([`super::NewRule::echo`]). The error is
+    /// that of the first change which the kernel refused; `ERESTART` if there was another change since the batch's
+    /// generation ([`Batch::only_if`]).
+    pub fn commit(&self, batch: Batch) -> Result<Vec<Rule>> {
         if batch.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut messages = batch.framed();
         let last = messages.len() - 2;
         // One acknowledgement is enough: refusals are always told.
         messages[last].add_flags(NLM_F_ACK);
         let first = self.socket.send(&mut messages)?;
-        let mut outcome = Ok(());
+        let mut outcome = Ok(Vec::new());
         loop {
             for reply in self.socket.receive()? {
                 let index = reply.sequence.wrapping_sub(first) as usize;
-                let (Some(message), Some(answer)) = (messages.get(index), reply.acknowledgement()) else { continue };
-                if let (Err(refusal), Ok(())) = (answer, &outcome) {
-                    outcome = Err(refusal.during(message.operation()));
-                    if index == 0 {
-                        // The batch as such was refused; nothing need follow.
-                        return outcome;
+                let Some(message) = messages.get(index) else { continue };
+                match (reply.acknowledgement(), &mut outcome) {
+                    (Some(Err(refusal)), Ok(_)) => {
+                        outcome = Err(refusal.during(message.operation()));
+                        if index == 0 {
+                            // The batch as such was refused; nothing need follow.
+                            return outcome;
+                        }
                     }
+                    (None, Ok(echoed)) if reply.kind == RULE && message.kind() == RULE => {
+                        echoed.push(parse(&reply, rule)?);
+                    }
+                    _ => {}
                 }
-                if index == last {
+                if index == last && reply.acknowledgement().is_some() {
                     return outcome;
                 }
             }

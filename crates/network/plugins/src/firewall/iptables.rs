@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use outrigger_cni_sdk::{Attachment, Error};
 use outrigger_netlink::nft::{Expr, MetaKey, NewRule, Rule, TableRef, Verdict, userdata, xt};
 
-use super::Plan;
+use super::{Plan, memory};
 use crate::rules::iptables::{self as rules, Spec, filter};
 use crate::rules::{Kept, Owner, RuleSet, RuleView, network_key};
 
@@ -26,7 +26,7 @@ pub(super) fn add(view: &mut RuleView<'_>, plan: &Plan) -> Result<(), Error> {
         for rule in addresses.iter().flat_map(|address| container_rules(*address, Some(plan.owner.borrow()))) {
             // Without looking for it: the chain has two rules for each container. One that is there twice, since a former
             // ADD was not followed by DEL, does no harm, and DEL removes both.
-            view.append(table, CNI_FORWARD, &rule)?;
+            view.append(table, CNI_FORWARD, &NewRule { echo: true, ..rule })?;
         }
         if let Some((bridge, isolated)) = &plan.isolation {
             isolate(view, table, plan.owner.borrow().network, bridge, *isolated)?;
@@ -112,6 +112,9 @@ fn network_mark(network: &str) -> Vec<u8> {
 
 pub(super) fn del(view: &mut RuleView<'_>, owner: Owner<'_>, addresses: &[IpAddr]) -> Result<(), Error> {
     let key = owner.key();
+    if del_remembered(view, &key)? {
+        return Ok(());
+    }
     for v6 in [false, true] {
         let table = filter(v6);
         if !view.has_chain(table, CNI_FORWARD)? {
@@ -139,6 +142,33 @@ pub(super) fn del(view: &mut RuleView<'_>, owner: Owner<'_>, addresses: &[IpAddr
         }
     }
     Ok(())
+}
+
+/// Removes a container's rules by the numbers that ADD noted; true if that were all of them.
+fn del_remembered(view: &mut RuleView<'_>, key: &str) -> Result<bool, Error> {
+    let mut known = memory::recall(key);
+    let wanted = known.len();
+    // Each IP version has a table of its own, with numbers of its own.
+    known.sort_unstable();
+    known.dedup();
+    let mut mine = Vec::new();
+    for v6 in [false, true] {
+        let table = filter(v6);
+        for handle in &known {
+            let rule = view.rule(table, CNI_FORWARD, *handle)?;
+            if rule.is_some_and(|rule| userdata::find_text(&rule.user_data, userdata::OWNER) == Some(key)) {
+                mine.push((table, *handle));
+            }
+        }
+    }
+    // One that is not there any more, or whose number another rule has: look through them all.
+    if wanted == 0 || mine.len() < wanted {
+        return Ok(false);
+    }
+    for (table, handle) in mine {
+        view.delete(table, CNI_FORWARD, handle);
+    }
+    Ok(true)
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {
@@ -231,6 +261,9 @@ pub(super) fn gc(rules_of: &RuleSet, network: &str, valid: &[Attachment], unused
             let table = filter(v6);
             for rule in view.rules(table, CNI_FORWARD)?.iter().filter(|rule| kept.is_stale_rule(rule)) {
                 view.delete(table, CNI_FORWARD, rule.handle);
+                if let Some(key) = userdata::find_text(&rule.user_data, userdata::OWNER) {
+                    memory::forget(key);
+                }
             }
             for chain in [STAGE_1, STAGE_2] {
                 for rule in view.rules(table, chain)?.iter().filter(|rule| is_of_network(rule, &network)) {

@@ -1,6 +1,7 @@
 //! `firewall`: forwarded packets of a container are let through, and networks are kept apart.
 
 mod iptables;
+mod memory;
 mod nftables;
 
 use std::net::IpAddr;
@@ -102,6 +103,10 @@ impl Plugin for Firewall<'_> {
         let prev = call.prev()?;
         let plan = plan(call, prev)?;
         let backend = usable(call.conf.backend)?;
+        if matches!(backend, Backend::Iptables) {
+            let key = plan.owner.borrow().key();
+            self.0.rules().afterwards(move |made| memory::remember(&key, made));
+        }
         self.0.rules().plan(move |view| match backend {
             Backend::Iptables => iptables::add(view, &plan),
             Backend::Nftables => nftables::add(view, &plan),
@@ -113,6 +118,8 @@ impl Plugin for Firewall<'_> {
     fn del(&self, call: &Call<'_, FirewallConf>) -> Result<(), Error> {
         let owner = Saved::new(owner(call));
         let addresses = call.net.prev_result.as_ref().map(addresses).unwrap_or_default();
+        let key = owner.borrow().key();
+        self.0.rules().afterwards(move |_| memory::forget(&key));
         self.0.rules().plan(move |view| {
             iptables::del(view, owner.borrow(), &addresses)?;
             nftables::del(view, owner.borrow(), &addresses)

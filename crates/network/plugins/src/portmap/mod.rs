@@ -144,7 +144,7 @@ impl Plugin for Portmap<'_> {
         let (ports, versions) =
             (udp_ports(&plan), addresses.iter().map(|net| net.addr().is_ipv6()).collect::<Vec<_>>());
         if !ports.is_empty() {
-            self.0.rules().afterwards(move || forget_connections(&ports, &versions));
+            self.0.rules().afterwards(move |_| forget_connections(&ports, &versions));
         }
         self.0.commit_rules()?;
         if plan.snat {

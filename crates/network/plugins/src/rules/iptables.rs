@@ -137,6 +137,7 @@ impl Spec {
             expressions,
             compat: Some(self.protocol.map_or((0, false), |(protocol, invert)| (u32::from(protocol), invert))),
             user_data: owner.map(Owner::user_data).unwrap_or_default(),
+            echo: false,
         }
     }
 }

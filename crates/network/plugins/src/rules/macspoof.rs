@@ -33,7 +33,7 @@ impl Names {
     fn rule(&self, owner: Owner<'_>, expressions: impl IntoIterator<Item = Expr>) -> NewRule {
         let mut user_data = userdata::comment(&self.comment);
         user_data.extend(owner.user_data());
-        NewRule { expressions: expressions.into_iter().collect(), compat: None, user_data }
+        NewRule { expressions: expressions.into_iter().collect(), user_data, ..NewRule::default() }
     }
 }
 

@@ -16,13 +16,14 @@ const RACE_ATTEMPTS: u32 = 200;
 /// How often if the kernel misses, or has already, what the plan relies on: that may last.
 const STATE_ATTEMPTS: u32 = 8;
 
+type Action = Box<dyn Fn(&[Rule])>;
 type Planner = Box<dyn Fn(&mut RuleView<'_>) -> Result<(), Error>>;
 
 /// Plans that are to be committed together.
 #[derive(Default)]
 pub struct RuleSet {
     planners: RefCell<Vec<Planner>>,
-    afterwards: RefCell<Vec<Box<dyn Fn()>>>,
+    afterwards: RefCell<Vec<Action>>,
 }
 
 impl RuleSet {
@@ -31,8 +32,8 @@ impl RuleSet {
         self.planners.borrow_mut().push(Box::new(planner));
     }
 
-    /// Has something done once the plans are in force.
-    pub fn afterwards(&self, action: impl Fn() + 'static) {
+    /// Has something done once the plans are in force, with those of the rules made that ask for it ([`NewRule::echo`]).
+    pub fn afterwards(&self, action: impl Fn(&[Rule]) + 'static) {
         self.afterwards.borrow_mut().push(Box::new(action));
     }
 
@@ -64,11 +65,14 @@ impl RuleSet {
                 continue;
             }
             planned?;
-            let Err(error) = handle.commit(view.batch) else {
-                for action in afterwards {
-                    action();
+            let error = match handle.commit(view.batch) {
+                Ok(made) => {
+                    for action in afterwards {
+                        action(&made);
+                    }
+                    return Ok(());
                 }
-                return Ok(());
+                Err(error) => error,
             };
             attempt += 1;
             let limit = match error.errno() {
