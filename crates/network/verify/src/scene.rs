@@ -24,16 +24,19 @@ call=$here/log/$CNI_COMMAND.$CNI_CONTAINERID.$CNI_IFNAME.$$
 mkdir -p "$here/log" "$here/held" "$call"
 cat > "$call/stdin"
 env > "$call/env"
+network() { tr -d ' \n' < "$call/stdin" | grep -o '"name":"[^"]*"' | head -n 1; }
 if [ -e "$here/fail.$CNI_COMMAND" ]; then cat "$here/fail.$CNI_COMMAND"; exit 1; fi
 case $CNI_COMMAND in
 VERSION) echo '{"cniVersion":"1.1.0","supportedVersions":["0.1.0","0.2.0","0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]}' ;;
 ADD)
-    : > "$here/held/$CNI_CONTAINERID.$CNI_IFNAME"
+    network > "$here/held/$CNI_CONTAINERID.$CNI_IFNAME"
     if [ -e "$here/result.$CNI_CONTAINERID" ]; then cat "$here/result.$CNI_CONTAINERID"; else cat "$here/result"; fi ;;
 DEL) rm -f "$here/held/$CNI_CONTAINERID.$CNI_IFNAME" ;;
 GC)
     for held in "$here/held/"*; do
         id=${held##*/}
+        # What other networks hold is not its to collect.
+        [ "$(cat "$held")" = "$(network)" ] || continue
         grep -q "\"containerID\":\"${id%.*}\"" "$call/stdin" || rm -f "$held"
     done ;;
 esac
