@@ -397,3 +397,23 @@ fn a_duplicate_address_is_found() {
     assert!(output.stdout["msg"].as_str().unwrap().contains("fd00:29::5/64"), "{}", output.stdout);
     assert_eq!(host.container_sh("b", "ip -br link | wc -l").unwrap().trim(), "1");
 }
+
+#[test]
+fn frames_from_another_hardware_address_are_dropped() {
+    if !root() {
+        return;
+    }
+    let config = bridge(json!({ "macspoofchk": true, "isGateway": true, "ipam": ipam(&[V4], &[]) }));
+    let host = host().unwrap();
+    let result = Attachment::new("a").add(&host, ours(), &config).unwrap();
+    let own = result["interfaces"][2]["mac"].as_str().unwrap();
+    let ping = "ping -c1 -W1 10.22.0.1";
+    host.container_sh("a", ping).unwrap();
+    host.container_sh("a", "ip link set eth0 address 02:00:00:00:00:99; ip neigh flush dev eth0").unwrap();
+    host.container_sh("a", ping).unwrap_err();
+    host.container_sh("a", &format!("ip link set eth0 address {own}; ip neigh flush dev eth0; {ping}")).unwrap();
+    Attachment::new("a").after(&host, ours(), "CHECK", &config, &result).unwrap();
+    host.sh("nft flush ruleset").unwrap();
+    Attachment::new("a").call(&host, ours(), "CHECK", &config).unwrap().ok().unwrap_err();
+    Attachment::new("a").after(&host, ours(), "DEL", &config, &result).unwrap();
+}

@@ -9,7 +9,6 @@ use outrigger_netlink::route::{
     BridgePort, Event, Groups, Handle, Link, LinkChange, LinkDetails, Monitor, NewLink, NewLinkKind, OperState,
     vlan_flags,
 };
-
 use rustix::io::Errno;
 
 use super::conf::BridgeConf;
@@ -86,11 +85,11 @@ pub(super) fn set_port(
         host.bridge_port(port.index, &flags).step(format_args!("set hairpin and isolation of {}", port.name))?;
     }
     let mut batch = host.batch();
-    if vlans.leave_default {
-        let all = host.bridge_vlans().step("read the VLANs of bridge ports")?;
-        for (range, _) in all.get(&port.index).into_iter().flatten() {
-            batch.bridge_vlan_del(port.index, range.clone(), 0);
-        }
+    // A new port has the bridge's default VLAN and no other.
+    if let LinkDetails::Bridge { default_pvid: id @ 1.., .. } = bridge.details
+        && vlans.leave_default
+    {
+        batch.bridge_vlan_del(port.index, id..=id, 0);
     }
     let native = vlan_flags::PVID | vlan_flags::UNTAGGED;
     // In this order: a VLAN of the trunk that is the native one too goes through tagged.
