@@ -119,6 +119,8 @@ impl Chain<'_> {
         error
     }
 
+    /// DEL of these members in reverse. One whose rules cannot be removed must not keep those of the others: then each is
+    /// called again by itself.
     fn del_members(
         &self,
         call: &Call<'_, ChainConf>,
@@ -126,6 +128,16 @@ impl Chain<'_> {
         previous: Option<&AddResult>,
     ) -> Result<(), Error> {
         let gathering = self.0.gather_rules();
+        let deleted = self.del_each(call, members, previous);
+        if gathering.commit().and(deleted).is_ok() { Ok(()) } else { self.del_each(call, members, previous) }
+    }
+
+    fn del_each(
+        &self,
+        call: &Call<'_, ChainConf>,
+        members: &[Member<'_>],
+        previous: Option<&AddResult>,
+    ) -> Result<(), Error> {
         let mut errors = Errors::new();
         for member in members.iter().rev() {
             let deleted = member.delegate(call, previous).and_then(|delegate| {
@@ -134,7 +146,6 @@ impl Chain<'_> {
             });
             errors.push(deleted.map_err(|error| error.during(member.kind)));
         }
-        errors.push(gathering.commit());
         errors.finish()
     }
 }

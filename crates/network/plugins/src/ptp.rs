@@ -170,7 +170,7 @@ const DOC: Documentation = Documentation {
           result has the host's end and the container's interface. If a step fails, the pair is removed and the addresses \
           are given back.",
     del: "Removes the pair, by the container's interface or, without a network namespace, by the alias of the host's end; \
-          then gives the addresses back and removes the rules. Succeeds when nothing is there.",
+          then removes the rules and gives the addresses back. Succeeds when nothing is there.",
     check: "Looks whether the container's interface is there with the MAC address, the addresses and the routes of the \
             previous result; asks `ipam`.",
     gc: "Removes pairs of this network by their alias, and rules by their comments, where the attachment is not valid; \

@@ -5,9 +5,9 @@ use outrigger_cni_sdk::{Attachment, Call, Conf, Error, Errors, Step as _};
 use super::{Mark, mark};
 use crate::session::Session;
 
-/// DEL of a main plugin: the interface, then the addresses, then the rules whose removal
-/// `plan_rules` plans. Goes on after an error, but an
-/// address whose interface may still be there is not given to others.
+/// DEL of a main plugin: the interface, then the rules whose removal `plan_rules` plans, and last the addresses, since
+/// whoever gets them next must not meet these rules. That includes the rules of a chain's other plugins, whose DEL comes
+/// before. Goes on after an error, but an address whose interface may still be there is not given to others.
 pub(crate) fn del<C: Conf>(session: &Session, call: &Call<'_, C>, plan_rules: impl FnOnce()) -> Result<(), Error> {
     let mut errors = Errors::new();
     let release_first = speaks_through_the_interface(call);

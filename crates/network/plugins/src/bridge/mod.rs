@@ -203,7 +203,7 @@ const DOC: Documentation = Documentation {
           the container's interface, in this order. If a step fails, the pair is removed and the addresses are given back; \
           the bridge stays.",
     del: "Removes the pair, by the container's interface or, without a network namespace, by the alias of the host's end; \
-          then gives the addresses back and removes the rules. The bridge stays. Succeeds when nothing is there.",
+          then removes the rules and gives the addresses back. The bridge stays. Succeeds when nothing is there.",
     check: "Looks whether the bridge, the pair and the port are there with the MAC addresses of the previous result, and \
             the addresses and routes; asks `ipam`. What others added is fine.",
     gc: "Removes pairs of this network by their alias, and rules by their comments, where the attachment is not valid; \
