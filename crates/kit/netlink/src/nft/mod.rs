@@ -234,3 +234,79 @@ fn header(message: &mut Message, family: Family, resource: u16) {
     let [high, low] = resource.to_be_bytes();
     message.put(&[family as u8, 0, high, low]);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Attribute, Attributes};
+
+    /// Numbers and lengths that nft 1.0.6 gives the same types.
+    #[test]
+    fn types_of_sets_are_those_of_nft() {
+        use DataType::{InterfaceName, Ipv4, Ipv6, Port, Protocol};
+        for (parts, id, len) in [
+            (&[Protocol, Port][..], 0x30d, 8),
+            (&[Ipv4, Port], 0x1cd, 8),
+            (&[Ipv6, Protocol, Port], 0x830d, 24),
+            (&[Ipv6, Port], 0x20d, 20),
+            (&[Ipv4, Ipv4], 0x1c7, 8),
+            (&[InterfaceName, InterfaceName], 0xa69, 32),
+            (&[Ipv4], 7, 4),
+            (&[DataType::Verdict], 0xffff_ff00, 0),
+        ] {
+            let parts: &'static [DataType] = Vec::leak(parts.to_vec());
+            let kind = SetType::new(parts);
+            assert_eq!((kind.id(), kind.len()), (id, len), "{parts:?}");
+        }
+    }
+
+    fn only(batch: Batch) -> (u16, Vec<u8>) {
+        let mut framed = batch.framed();
+        assert_eq!(framed.len(), 3);
+        (framed[1].kind(), framed[1].finish(1).unwrap()[20..].to_vec())
+    }
+
+    /// `add element inet t hp4 { tcp . 8080 comment "net id if" : 10.1.0.5 . 80 }`, recorded from nft 1.0.6.
+    #[test]
+    fn elements_are_written_as_nft_writes_them() {
+        let mut batch = Batch::new();
+        let key = Key::default().and(&[6]).and_port(8080);
+        let value = Key::from(std::net::IpAddr::from([10, 1, 0, 5])).and_port(80);
+        let element = NewElement { key, value: Some(SetValue::Data(value)), comment: Some("net id if".to_owned()) };
+        batch.add_elements(TableRef::new(Family::Inet, "t"), "hp4", &[element], false);
+        let (kind, bytes) = only(batch);
+        assert_eq!(kind, 0x0a0c);
+        let list = Attributes::new(&bytes).find(3).unwrap().attributes().next().unwrap();
+        let fields: Vec<_> = list.attributes().map(|Attribute { kind, data }| (kind, data.to_vec())).collect();
+        assert_eq!(
+            fields,
+            [
+                (1, [&[12, 0, 1, 0][..], &[0x06, 0, 0, 0, 0x1f, 0x90, 0, 0]].concat()),
+                (2, [&[12, 0, 1, 0][..], &[0x0a, 1, 0, 5, 0, 0x50, 0, 0]].concat()),
+                (6, b"\x00\x0anet id if\0".to_vec()),
+            ]
+        );
+    }
+
+    /// The chain that iptables-nft 1.8.9 makes for POSTROUTING of table nat.
+    #[test]
+    fn built_in_chains_are_written_as_iptables_writes_them() {
+        let mut batch = Batch::new();
+        let base = BaseChain { kind: "nat", hook: Hook::Postrouting, priority: 100 };
+        batch.add_base_chain(TableRef::new(Family::Ip, "nat"), "POSTROUTING", base);
+        let (kind, bytes) = only(batch);
+        assert_eq!(kind, 0x0a03);
+        let fields: Vec<_> = Attributes::new(&bytes).map(|Attribute { kind, data }| (kind, data.to_vec())).collect();
+        let hook = [8, 0, 1, 0, 0, 0, 0, 4, 8, 0, 2, 0, 0, 0, 0, 100];
+        assert_eq!(
+            fields,
+            [
+                (1, b"nat\0".to_vec()),
+                (3, b"POSTROUTING\0".to_vec()),
+                (4, hook.to_vec()),
+                (5, vec![0, 0, 0, 1]),
+                (7, b"nat\0".to_vec()),
+            ]
+        );
+    }
+}
