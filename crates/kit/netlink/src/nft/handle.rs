@@ -150,6 +150,17 @@ impl Handle {
         Err(super::expr::malformed("no generation in the answer"))
     }
 
+    /// Whether the kernel knows the matches of iptables in rules of nf_tables: with some distributions they are modules
+    /// that need not be installed.
+    pub fn has_xtables(&self) -> bool {
+        const COMPAT: u16 = 11;
+        let mut m = Message::new(COMPAT << 8, NLM_F_ACK).about("ask for the matches of iptables");
+        super::header(&mut m, Family::Ip, 0);
+        // Name, revision, and that it is a match.
+        m.attr_str(1, "comment").attr_be32(2, 0).attr_be32(3, 0);
+        self.socket.query(m).is_ok()
+    }
+
     /// All tables of a family, or of all families.
     pub fn tables(&self, family: Family) -> Result<Vec<Table>> {
         let m = message(kind::GETTABLE, 0, family, || format!("list tables of family {family}"));

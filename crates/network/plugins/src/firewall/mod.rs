@@ -11,7 +11,7 @@ use outrigger_cni_sdk::{AddResult, Attachment, Call, Code, Documentation, Error,
 
 use crate::Session;
 use crate::portmap::is_available;
-use crate::rules::{Owner, RuleView, Saved};
+use crate::rules::{Backend, Owner, RuleView, Saved};
 
 conf_enum! {
     /// Which way the rules are made.
@@ -42,8 +42,8 @@ conf_enum! {
 conf! {
     /// Lets forwarded packets of a container through where the host's policy is to drop them, and keeps networks apart.
     pub struct FirewallConf {
-        /// How the rules are made; `firewalld` is refused.
-        pub backend: FirewallBackend,
+        /// How the rules are made; `iptables` if not given, unless the kernel lacks its matches. `firewalld` is refused.
+        pub backend: Option<FirewallBackend>,
         /// Chain for rules of the administrator, which come before those of containers; `CNI-ADMIN` if empty.
         pub iptables_admin_chain_name: String,
         /// Zone of firewalld; read for compatibility, and not used.
@@ -102,7 +102,7 @@ impl Plugin for Firewall<'_> {
     fn add(&self, call: &Call<'_, FirewallConf>) -> Result<AddResult, Error> {
         let prev = call.prev()?;
         let plan = plan(call, prev)?;
-        let backend = usable(call.conf.backend)?;
+        let backend = usable(self.0, call.conf.backend)?;
         if matches!(backend, Backend::Iptables) {
             let key = plan.owner.borrow().key();
             self.0.rules().afterwards(move |made| memory::remember(&key, made));
@@ -130,7 +130,7 @@ impl Plugin for Firewall<'_> {
     fn check(&self, call: &Call<'_, FirewallConf>) -> Result<(), Error> {
         let plan = plan(call, call.prev()?)?;
         let mut view = RuleView::new(self.0.nft()?);
-        match usable(call.conf.backend)? {
+        match usable(self.0, call.conf.backend)? {
             Backend::Iptables => iptables::check(&mut view, &plan),
             Backend::Nftables => nftables::check(&mut view, &plan),
         }
@@ -155,21 +155,17 @@ impl Plugin for Firewall<'_> {
     }
 
     fn status(&self, call: &Call<'_, FirewallConf>) -> Result<(), Error> {
-        usable(call.conf.backend)?;
-        is_available(self.0.nft())
+        is_available(self.0.nft())?;
+        usable(self.0, call.conf.backend).map(drop)
     }
 }
 
-enum Backend {
-    Iptables,
-    Nftables,
-}
-
-fn usable(backend: FirewallBackend) -> Result<Backend, Error> {
+fn usable(session: &Session, backend: Option<FirewallBackend>) -> Result<Backend, Error> {
     match backend {
-        FirewallBackend::Iptables => Ok(Backend::Iptables),
-        FirewallBackend::Nftables => Ok(Backend::Nftables),
-        FirewallBackend::Firewalld => {
+        None => Ok(RuleView::new(session.nft()?).default_backend()),
+        Some(FirewallBackend::Iptables) => Ok(Backend::Iptables),
+        Some(FirewallBackend::Nftables) => Ok(Backend::Nftables),
+        Some(FirewallBackend::Firewalld) => {
             let state = if std::fs::exists("/run/dbus/system_bus_socket").unwrap_or_default() {
                 "firewalld is not asked over D-Bus by this plugin"
             } else {

@@ -19,7 +19,7 @@ use conditions::Conditions;
 conf! {
     /// Maps ports of the host to a container.
     pub struct PortmapConf {
-        /// `iptables` or `nftables`: which layout the rules have.
+        /// `iptables` or `nftables`: which layout the rules have; `iptables` if not given, unless the kernel lacks its matches.
         pub backend: Option<String>,
         /// Masquerade connections that would otherwise bypass the host on their way back: from the container itself, its
         /// network, and from 127.0.0.1.
@@ -129,7 +129,7 @@ impl Plugin for Portmap<'_> {
     fn add(&self, call: &Call<'_, PortmapConf>) -> Result<AddResult, Error> {
         let prev = call.prev()?;
         let mappings = mappings(call)?;
-        let (backend, plan) = plan(call, mappings)?;
+        let (backend, plan) = plan(self.0, call, mappings)?;
         if plan.mappings.is_empty() {
             return Ok(prev.clone());
         }
@@ -172,7 +172,7 @@ impl Plugin for Portmap<'_> {
 
     fn check(&self, call: &Call<'_, PortmapConf>) -> Result<(), Error> {
         let prev = call.prev()?;
-        let (backend, plan) = plan(call, mappings(call)?)?;
+        let (backend, plan) = plan(self.0, call, mappings(call)?)?;
         if plan.mappings.is_empty() {
             return Ok(());
         }
@@ -200,8 +200,8 @@ impl Plugin for Portmap<'_> {
     }
 
     fn status(&self, call: &Call<'_, PortmapConf>) -> Result<(), Error> {
-        settings(call)?;
-        is_available(self.0.nft())
+        is_available(self.0.nft())?;
+        settings(self.0, call).map(drop)
     }
 }
 
@@ -215,10 +215,13 @@ pub(crate) fn is_available(handle: Result<&Handle, Error>) -> Result<(), Error> 
 }
 
 /// The keys that do not depend on the container.
-fn settings(call: &Call<'_, PortmapConf>) -> Result<(Backend, u8, [Conditions; 2]), Error> {
+fn settings(session: &Session, call: &Call<'_, PortmapConf>) -> Result<(Backend, u8, [Conditions; 2]), Error> {
     const DEFAULT_MARK_BIT: u8 = 13;
     let conf = &call.conf;
-    let backend = Backend::parse(conf.backend.as_deref(), "backend")?;
+    let backend = match Backend::parse(conf.backend.as_deref(), "backend")? {
+        Some(backend) => backend,
+        None => RuleView::new(session.nft()?).default_backend(),
+    };
     if conf.mark_masq_bit.is_some() && conf.external_set_mark_chain.is_some() {
         return Err(Error::config("externalSetMarkChain and markMasqBit exclude each other: give only one of them"));
     }
@@ -239,8 +242,8 @@ fn settings(call: &Call<'_, PortmapConf>) -> Result<(Backend, u8, [Conditions; 2
     Ok((backend, bit, [v4, v6]))
 }
 
-fn plan(call: &Call<'_, PortmapConf>, mappings: Vec<Mapping>) -> Result<(Backend, Plan), Error> {
-    let (backend, mark_bit, conditions) = settings(call)?;
+fn plan(session: &Session, call: &Call<'_, PortmapConf>, mappings: Vec<Mapping>) -> Result<(Backend, Plan), Error> {
+    let (backend, mark_bit, conditions) = settings(session, call)?;
     let plan = Plan {
         network: call.net.name.clone(),
         container_id: call.container_id.to_owned(),

@@ -47,7 +47,7 @@ pub fn add(rules: &RuleSet, backend: Option<&str>, owner: Owner<'_>, ips: &[IpCo
     let backend = Backend::parse(backend, "ipMasqBackend")?;
     let nets = nets(ips);
     let owner = Saved::new(owner);
-    rules.plan(move |view| match backend {
+    rules.plan(move |view| match backend.unwrap_or_else(|| view.default_backend()) {
         Backend::Iptables => add_iptables(view, owner.borrow(), &nets),
         Backend::Nftables => add_own(view, owner.borrow(), &nets),
     });
@@ -74,7 +74,7 @@ pub fn del(rules: &RuleSet, owner: Owner<'_>, ips: &[IpConfig]) {
 /// Checks that the rules for a container's addresses are there, in either layout: the container may be older than the
 /// choice of the back end.
 pub fn check(handle: &Handle, backend: Option<&str>, owner: Owner<'_>, ips: &[IpConfig]) -> Result<(), Error> {
-    let backend = Backend::parse(backend, "ipMasqBackend")?;
+    let backend = Backend::parse(backend, "ipMasqBackend")?.unwrap_or(Backend::Iptables);
     let mut view = RuleView::new(handle);
     for ip in ips {
         let net = ip.address;

@@ -40,12 +40,12 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// By its name in configurations; `iptables` if there is none. A kernel that has nf_tables but not the matches of
-    /// iptables shows only when rules are committed.
-    pub fn parse(name: Option<&str>, key: &str) -> Result<Self, Error> {
+    /// By its name in configurations; none if there is no name, see [`RuleView::default_backend`].
+    pub fn parse(name: Option<&str>, key: &str) -> Result<Option<Self>, Error> {
         match name {
-            None | Some("" | "iptables") => Ok(Self::Iptables),
-            Some("nftables") => Ok(Self::Nftables),
+            None | Some("") => Ok(None),
+            Some("iptables") => Ok(Some(Self::Iptables)),
+            Some("nftables") => Ok(Some(Self::Nftables)),
             Some(other) => Err(Error::config(format!("{key}: {other:?} is unknown: use iptables or nftables"))),
         }
     }

@@ -11,6 +11,8 @@ use outrigger_netlink::nft::{
 };
 use rustix::io::Errno;
 
+use super::Backend;
+
 /// How often a batch is planned again because others changed the rules meanwhile.
 const RACE_ATTEMPTS: u32 = 200;
 /// How often if the kernel misses, or has already, what the plan relies on: that may last.
@@ -135,6 +137,11 @@ impl<'h> RuleView<'h> {
         };
         self.batch.only_if(generation);
         Ok(())
+    }
+
+    /// The layout where none is asked for: that of iptables, unless the kernel lacks what its rules are made of.
+    pub fn default_backend(&self) -> Backend {
+        if self.handle.has_xtables() { Backend::Iptables } else { Backend::Nftables }
     }
 
     /// Whether there is a table.
