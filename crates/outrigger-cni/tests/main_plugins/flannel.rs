@@ -24,6 +24,14 @@ fn a_network_from_the_daemons_file() {
     assert!(host.sh("iptables -t nat -S").unwrap().contains("MASQUERADE"));
     host.container_sh("a", "ping -c1 -W2 10.244.3.1").unwrap();
     attachment.after(&host, ours(), "CHECK", &config, &result).unwrap();
+    // A second ADD fails and takes nothing away; one that fails by itself leaves nothing.
+    assert!(attachment.call(&host, ours(), "ADD", &config).unwrap().code != Some(0));
+    attachment.after(&host, ours(), "CHECK", &config, &result).unwrap();
+    assert_eq!(host.sh("ls /var/lib/cni/flannel").unwrap(), "a\n");
+    let mut wrong = config.clone();
+    wrong["delegate"]["mtu"] = json!(1_000_000);
+    assert!(Attachment::new("b").call(&host, ours(), "ADD", &wrong).unwrap().code != Some(0));
+    assert_eq!(host.sh("ls /var/lib/cni/flannel").unwrap(), "a\n");
     host.sh("rm /run/flannel/subnet.env").unwrap();
     for _ in 0..2 {
         attachment.del(&host, ours(), &config).unwrap();

@@ -77,11 +77,19 @@ impl Plugin for Flannel {
     fn add(&self, call: &Call<'_, FlannelConf>) -> Result<AddResult, Error> {
         let config = delegate_conf(call, &subnet_env(call)?)?;
         let bytes = serde_json::to_vec(&config).step("write the delegate's configuration")?;
+        let (state, id) = (state(call), call.container_id);
+        let keeping = || format!("keep the delegate's configuration in {}", call.conf.data_dir);
+        let known = state.load(id).step(keeping())?.is_some();
         // Before the delegate makes anything: DEL needs it to know what there is to undo.
-        state(call)
-            .save(call.container_id, &bytes)
-            .step(format_args!("keep the delegate's configuration in {}", call.conf.data_dir))?;
-        delegate(call, config).add().map_err(|error| error.during("flannel's delegate"))
+        state.save(id, &bytes).step(keeping())?;
+        let delegate = delegate(call, config);
+        delegate.add().map_err(|error| {
+            // Our plugins undo what they did, so DEL need not. Unless it was an ADD too many: that attachment lives on.
+            if !known && delegate.is_builtin().is_ok_and(|own| own) {
+                let _ = state.remove(id);
+            }
+            error.during("flannel's delegate")
+        })
     }
 
     fn del(&self, call: &Call<'_, FlannelConf>) -> Result<(), Error> {
