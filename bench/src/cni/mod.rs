@@ -46,8 +46,8 @@ pub(crate) enum Part {
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Directory of our plugins (`make build`).
-    #[arg(long, default_value = "target/cni/bin")]
+    /// Directory of our plugins, as `scripts/build-cni.sh DIR` makes it.
+    #[arg(long, default_value = "target/cni")]
     ours: PathBuf,
     /// A peer's directory, `NAME=DIR`; may be given several times. Without it Debian's, if it is installed.
     #[arg(long, value_parser = peer)]
