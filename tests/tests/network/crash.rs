@@ -134,8 +134,7 @@ impl Sweep {
              ip -o addr | awk '{{print \"address\", $2, $4}}' | sort
              ip route show table all | grep -v ' dev up[01] ' | sed 's/^/route /' | sort
              ip -6 route show table all | grep -v ' dev up[01] ' | sed 's/^/route /' | sort
-             ip rule | sed 's/^/rule /'; ip -6 rule | sed 's/^/rule /'
-             for link in $(ls /sys/class/net); do tc qdisc show dev $link | grep -v noqueue | sed \"s/^/$link /\"; done
+             tc qdisc show | grep -v noqueue | sort || true
              nft -s list ruleset 2>/dev/null
              find /run/cni /var/lib/cni -type f 2>/dev/null | {KEPT_FILES} | sort || true"
         ))
