@@ -85,7 +85,10 @@ impl World {
         let listener = self.host.within(server, || Ok(TcpListener::bind(listen)?))?;
         let (seen, got) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            let _ = seen.send(serve_one(&listener));
+            let from = serve_one(&listener);
+            // Closed before anyone hears of it: the next one listens on the same port.
+            drop(listener);
+            let _ = seen.send(from);
         });
         self.host.within(client, || ask(connect, PATIENCE))?;
         got.recv_timeout(PATIENCE).context("the server heard nothing")?
