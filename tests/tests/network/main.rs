@@ -5,5 +5,6 @@ mod clients;
 mod common;
 mod connectivity;
 mod crash;
+mod interchange;
 mod meta;
 mod rules;

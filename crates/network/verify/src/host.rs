@@ -247,7 +247,8 @@ fn network(inventory: &mut Inventory, sh: &dyn Fn(&str) -> Result<String, Unmet>
     for family in ["-4", "-6"] {
         for route in list(&sh(&format!("ip -j {family} route show table all"))?)? {
             let destination = route["dst"].as_str().unwrap_or("?");
-            if !boring(destination) {
+            // The kernel's own table follows the addresses, some of it only once a link has a carrier.
+            if !boring(destination) && route["table"] != "local" {
                 let word = |key: &str| route[key].as_str().unwrap_or("-").to_owned();
                 let (table, device, via) = (word("table"), word("dev"), word("gateway"));
                 routes.push(format!("{family} {destination} table {table} dev {device} via {via}"));
