@@ -1,12 +1,12 @@
 //! Calling plugins, and what a host and a container look like afterwards.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, ensure};
 use outrigger_testing::{NetHost, PluginOutput};
 use serde_json::{Map, Value, json};
-use tempfile::TempDir;
 
 /// Names under which the binary is tried here.
 const NAMES: &[&str] = &[
@@ -23,23 +23,28 @@ const NAMES: &[&str] = &[
     "tuning",
 ];
 
-/// Our plugins: one file under many names.
+/// Our plugins: one file under many names, in a directory that tests share with each other and with later runs.
 pub(crate) fn ours() -> &'static Path {
-    static DIRECTORY: OnceLock<TempDir> = OnceLock::new();
-    DIRECTORY
-        .get_or_init(|| {
-            let directory = TempDir::with_prefix("outrigger-cni-").unwrap();
-            let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-cni"));
-            let first = directory.path().join(NAMES[0]);
-            if fs_err::hard_link(binary, &first).is_err() {
-                fs_err::copy(binary, &first).unwrap();
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("main-plugins");
+        fs_err::create_dir_all(&directory).unwrap();
+        let binary = Path::new(env!("CARGO_BIN_EXE_outrigger-cni"));
+        let file = |path: &Path| fs_err::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+        for name in NAMES {
+            let path = directory.join(name);
+            if file(&path) == file(binary) {
+                continue;
             }
-            for name in &NAMES[1..] {
-                fs_err::hard_link(&first, directory.path().join(name)).unwrap();
-            }
-            directory
-        })
-        .path()
+            // Other tests may run it, or do the same, at this moment.
+            let aside = directory.join(format!(".{name}.{}", std::process::id()));
+            fs_err::hard_link(binary, &aside).unwrap();
+            fs_err::rename(&aside, &path).unwrap();
+            // Two names of one file are not renamed into each other.
+            let _ = fs_err::remove_file(&aside);
+        }
+        directory
+    })
 }
 
 /// The original plugins: `OUTRIGGER_CNI_PEERS`, else where Debian's package puts them.
