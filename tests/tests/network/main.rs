@@ -1,6 +1,7 @@
 //! The network plugins as runtimes meet them: the real multi-call binary, private hosts, stock peers and clients.
 
 mod attach;
+mod bad_input;
 mod clients;
 mod common;
 mod connectivity;

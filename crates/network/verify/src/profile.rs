@@ -237,7 +237,6 @@ impl Profile {
                         "plugins": [
                             { "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "ipam": { "type": IPAM } },
                             { "type": "portmap", "capabilities": { "portMappings": true } },
-                            { "type": "firewall" },
                         ] })
                 })
             },

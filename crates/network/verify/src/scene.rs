@@ -33,6 +33,7 @@ ADD)
     if [ -e "$here/result.$CNI_CONTAINERID" ]; then cat "$here/result.$CNI_CONTAINERID"; else cat "$here/result"; fi ;;
 DEL) rm -f "$here/held/$CNI_CONTAINERID.$CNI_IFNAME" ;;
 GC)
+    grep -q '"name":"verify-net"' "$call/stdin" || exit 0
     for held in "$here/held/"*; do
         id=${held##*/}
         # What other networks hold is not its to collect.
