@@ -174,8 +174,17 @@ pub(crate) const BRIDGE: &[Effect] = &[
     effect(
         "effects/two-default-gateways",
         Must,
-        "isDefaultGateway is refused when IPAM gives a default route too",
-        |subject| refuses(subject, |config| config["isDefaultGateway"] = json!(true)).map(drop),
+        "isDefaultGateway is refused when IPAM gives a default route too, or there is one default route",
+        |subject| {
+            let (scene, attachment) = changed(subject, |config| config["isDefaultGateway"] = json!(true))?;
+            let output = scene.call("ADD", &attachment).run()?;
+            if output.code != Some(0) {
+                return output.error().map(drop);
+            }
+            let routes = attachment.container.routes()?;
+            let count = routes.iter().filter(|route| route["dst"] == "default").count();
+            ensure(count == 1, || format!("there are {count} default routes"))
+        },
     ),
     effect("effects/gateway-differs", Must, "another gateway address on the same bridge is refused", |subject| {
         let (scene, _, _) = add_changed(subject, |_| ())?;
