@@ -6,6 +6,8 @@ mod clients;
 mod common;
 mod connectivity;
 mod crash;
+mod guest;
 mod interchange;
+mod interfaces;
 mod meta;
 mod rules;
