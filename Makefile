@@ -13,7 +13,7 @@ export OUTRIGGER_LAB_DIR ?= $(if $(filter 0,$(shell id -u)),/var/lib/outrigger/l
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
-up: tools-run build ## Install what is missing, build, start the lab, turn the book's claims into volumes, and show them.
+up: tools-run build ## Install what is missing, build, start the lab, turn claims into volumes, connect two containers, and show it.
 	@scripts/up.sh
 
 down: ## Stop the lab: no process, mount or loop device stays behind; the data stays.
@@ -22,9 +22,11 @@ down: ## Stop the lab: no process, mount or loop device stays behind; the data s
 reset: ## Stop the lab and delete everything it stored.
 	@$(OUTRIGGER) lab reset --yes
 
-build: ## Build the outrigger command for use (release profile).
+build: ## Build the outrigger command for use (release profile), and target/cni, a complete /opt/cni/bin.
 	@echo "==> building $(OUTRIGGER) (the first time takes some minutes)"
 	@$(CARGO) build --release --locked -p outrigger
+	@echo "==> building the CNI plugins into target/cni"
+	@scripts/build-cni.sh $(CURDIR)/target/cni
 
 test: tools-test ## Install what the tests need and run all of them; fails if anything is left behind.
 	@scripts/test.sh

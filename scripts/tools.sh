@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing, from the registries that a Debian machine already uses.
-#   tools.sh run    what `make up` needs: a C linker and kubectl
+#   tools.sh run    what `make up` needs: a C linker, kubectl, ip and ping
 #   tools.sh test   the above, and: cargo-nextest, filesystem tools, kubectl of several minors, the Python client,
 #                   container runtimes, the reference network plugins and what it takes to look at a network, QEMU
 # Foreign clients go to .cache/tools, never into the system.
@@ -38,6 +38,8 @@ missing=()
 have cc || missing+=(gcc libc6-dev)
 have kubectl || missing+=(kubernetes-client)
 have mount || missing+=(mount)
+have ip || missing+=(iproute2)
+have ping || missing+=(iputils-ping)
 if [ "$what" = test ]; then
     have mkfs.ext4 || missing+=(e2fsprogs)
     have losetup || missing+=(mount)

@@ -59,6 +59,10 @@ echo
 echo "The driver's log of one of the calls ($dir/logs/driver.log):"
 grep -A2 -m1 'GRPC call: /csi.v1.Controller/CreateVolume' "$dir/logs/driver.log" || true
 
+echo
+echo "==> connecting two containers with the CNI plugins, in network namespaces of their own"
+scripts/show-network.sh
+
 cat <<MSG
 
 The lab is running. Use it with stock kubectl:
@@ -67,5 +71,6 @@ The lab is running. Use it with stock kubectl:
     kubectl get nodes,pvc,pv
 
 \`$outrigger csi --help\` calls the driver by hand, \`$outrigger lab status\` shows what runs,
+\`target/cni\` holds the CNI plugins, ready to be a node's /opt/cni/bin (docs/network.md).
 \`make down\` stops it all, \`make reset\` also deletes the data.
 MSG
