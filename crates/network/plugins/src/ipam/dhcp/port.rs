@@ -40,7 +40,8 @@ const ACCEPT: FilterStep = FilterStep { code: 0x06, jump_true: 0, jump_false: 0,
 /// A socket on an interface.
 #[derive(Debug)]
 pub struct Port {
-    socket: OwnedFd,
+    /// There until it is dropped.
+    socket: Option<OwnedFd>,
     index: u32,
     hardware: [u8; 6],
 }
@@ -75,7 +76,7 @@ impl Port {
         filter.push(ACCEPT);
         sys::attach_filter(&socket, &filter).step("dhcp: filtering a packet socket")?;
         sys::bind(&socket, link.index).step(format_args!("dhcp: listening on {ifname}"))?;
-        Ok(Self { socket, index: link.index, hardware })
+        Ok(Self { socket: Some(socket), index: link.index, hardware })
     }
 
     /// Hardware address of the interface.
@@ -90,14 +91,14 @@ impl Port {
             Destination::Server { server, next_hop } => (message.client, server, next_hop),
         };
         let packet = wrap((from, CLIENT_PORT), (server, SERVER_PORT), &message.encode());
-        sys::send(&self.socket, self.index, station, &packet)
+        sys::send(self, self.index, station, &packet)
     }
 
     /// The next message and the station that it came from; none if there is none yet.
     pub fn receive(&self) -> io::Result<Option<(Message, [u8; 6])>> {
         let mut buffer = [0; 4096];
         loop {
-            match sys::receive(&self.socket, &mut buffer) {
+            match sys::receive(self, &mut buffer) {
                 Ok((length, from)) => {
                     let message = unwrap(&buffer[..length], CLIENT_PORT).and_then(Message::decode);
                     if let Some(message) = message {
@@ -114,7 +115,16 @@ impl Port {
 
 impl AsFd for Port {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.socket.as_ref().expect("the socket is there until the port is dropped").as_fd()
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        // To close a packet socket is to wait until no processor uses it, some 25 ms: not a wait for the thread that serves
+        // all containers. If there can be no other, it is closed here.
+        let socket = self.socket.take();
+        let _ = std::thread::Builder::new().name("close".into()).spawn(move || drop(socket));
     }
 }
 
