@@ -27,6 +27,7 @@ inventory > "$tmp.before"
 
 echo "==> building the tests, the command and the CNI plugins"
 cargo build --locked --quiet -p outrigger -p outrigger-cni
+scripts/build-cni.sh
 status=0
 echo "==> running the tests"
 skips=$tmp.skips
