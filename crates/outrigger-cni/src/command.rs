@@ -27,9 +27,10 @@ usage:
   outrigger-cni PLUGIN                   be that plugin, as if called by its name
   outrigger-cni --version
 
-install copies the binary to DIR/outrigger-cni and makes a hard link to it for each plugin. Every file is replaced in one
-step, so a runtime that starts a plugin meanwhile gets the old one or the new one. Other plugins of those names are kept
-in DIR/.outrigger-replaced; other files are left alone.
+install copies the binary to DIR/outrigger-cni and makes a hard link to it for each plugin; flannel is a file of its own
+that runs it, since others write over that name in place. Every file is replaced in one step, so a runtime that starts a
+plugin meanwhile gets the old one or the new one. Other plugins of those names are kept in DIR/.outrigger-replaced; other
+files are left alone.
 ";
 
 /// Why a command was not done.

@@ -2,6 +2,10 @@
 //!
 //! Every file comes to its name by a rename, so at no moment is a plugin absent or half written, and a program that runs is
 //! not touched. Whatever was interrupted is made good by the next run.
+//!
+//! The names are hard links to one file. Whoever writes over one of them in place (`cp` does, unless told to remove first)
+//! writes over all: the next run sees that by several names that share a foreign file, takes none of them for a plugin to
+//! keep, and makes them good.
 
 #![expect(clippy::disallowed_methods, reason = "errors here name their path; fs_err as the others use it brings tokio")]
 
@@ -16,6 +20,13 @@ use crate::command::{Failure, NAME, names};
 /// Where plugins of others that had our names are kept.
 const REPLACED: &str = ".outrigger-replaced";
 
+/// Plugins with a file of their own, since others write over them in place as a matter of course: the init container of
+/// kube-flannel copies its plugin to this name whenever its pod starts.
+const APART: [&str; 1] = ["flannel"];
+
+/// What runs a plugin that stands apart.
+const SHELL: &str = "/bin/sh";
+
 /// A text that every version of this binary holds and no other program does.
 static MARK: &[u8] = b"outrigger-cni holds every plugin: 5f0b6e1c-6d5a-4d3c-9a51-0d6f6b1f3f52";
 
@@ -26,10 +37,21 @@ struct Directory<'a> {
     handle: File,
     /// Files that are known to be ours, by device and inode.
     ours: Vec<(u64, u64)>,
+    /// Files that were ours until somebody wrote over them: see the [module](self).
+    overwritten: Vec<(u64, u64)>,
+}
+
+/// What has a name.
+enum Holder {
+    Nobody,
+    Ours,
+    /// Our file with the content of another program.
+    Overwritten,
+    Other,
 }
 
 /// Installs the plugins of these names and says what it did.
-pub(crate) fn install(path: &Path, wanted: &[&str]) -> Result<String, Failure> {
+pub(crate) fn install(path: &Path, wanted: &[&'static str]) -> Result<String, Failure> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => {}
         Ok(_) => return Err(Failure::usage(format!("{} is not a directory", path.display()))),
@@ -39,11 +61,12 @@ pub(crate) fn install(path: &Path, wanted: &[&str]) -> Result<String, Failure> {
         Err(error) => return Err(failed("look at", path, &error)),
     }
     let mut dir = Directory::open(path)?;
+    let wanted = &dir.with_overwritten(wanted);
     // Seen before anything is done, since half of the plugins is worse than none.
     if let Some(name) = wanted.iter().chain([&NAME]).find(|name| path.join(name).is_dir()) {
         return Err(Failure::step(path.join(name).display(), "is a directory; move it away"));
     }
-    let source = dir.copy_self()?;
+    let source = dir.copy_self(NAME)?;
     let result = dir.link_all(&source, wanted);
     // It has its name by now, unless something failed.
     let _ = fs::remove_file(&source);
@@ -58,11 +81,13 @@ pub(crate) fn uninstall(path: &Path) -> Result<String, Failure> {
         return Err(Failure::usage(format!("{} is not a directory", path.display())));
     }
     let mut dir = Directory::open(path)?;
-    let (mut removed, mut restored) = (0, Vec::new());
+    let (mut removed, mut restored, mut overwritten) = (0, Vec::new(), Vec::new());
     for name in names().chain([NAME]) {
         let (target, saved) = (path.join(name), path.join(REPLACED).join(name));
-        if !dir.is_ours(&target)? {
-            continue;
+        match dir.holder(&target)? {
+            Holder::Nobody | Holder::Other => continue,
+            Holder::Ours => {}
+            Holder::Overwritten => overwritten.push(name),
         }
         if fs::symlink_metadata(&saved).is_ok() {
             fs::rename(&saved, &target).map_err(|error| failed("put back", &target, &error))?;
@@ -79,6 +104,7 @@ pub(crate) fn uninstall(path: &Path) -> Result<String, Failure> {
     for name in restored {
         let _ = writeln!(report, "  put back: {name}");
     }
+    say_overwritten(&mut report, &overwritten, "the copy is gone with them");
     Ok(report)
 }
 
@@ -97,24 +123,76 @@ impl<'a> Directory<'a> {
                 fs::remove_file(entry.path()).map_err(|error| failed("remove", &entry.path(), &error))?;
             }
         }
-        Ok(Self { path, handle, ours: Vec::new() })
+        let mut dir = Self { path, handle, ours: Vec::new(), overwritten: Vec::new() };
+        dir.find_overwritten()?;
+        Ok(dir)
+    }
+
+    /// Finds files that are not ours, but have several of our names. Only where we have been: on a fresh host they are
+    /// somebody else's links.
+    fn find_overwritten(&mut self) -> Result<(), Failure> {
+        let here = |name: &str| fs::symlink_metadata(self.path.join(name)).ok();
+        if here(NAME).is_none() && here(REPLACED).is_none() {
+            return Ok(());
+        }
+        let files = names().chain([NAME]).filter_map(here).filter(fs::Metadata::is_file);
+        let mut ids: Vec<_> = files.map(|file| (file.dev(), file.ino())).collect();
+        ids.sort_unstable();
+        let mut shared: Vec<_> = ids.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+        shared.dedup();
+        for name in names().chain([NAME]) {
+            let path = self.path.join(name);
+            let id = fs::symlink_metadata(&path).map(|file| (file.dev(), file.ino()));
+            let Some(at) = id.ok().and_then(|id| shared.iter().position(|shared| *shared == id)) else { continue };
+            let id = shared.swap_remove(at);
+            if !self.is_ours(&path)? {
+                self.overwritten.push(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// The wanted names, and those that must be made good.
+    fn with_overwritten(&self, wanted: &[&'static str]) -> Vec<&'static str> {
+        let damaged = |name: &&'static str| self.is_overwritten(&self.path.join(name));
+        let further = names().filter(damaged).filter(|name| !wanted.contains(name));
+        wanted.iter().copied().chain(further).collect()
     }
 
     /// A complete copy of this program in the directory, under a name that no runtime looks for.
-    fn copy_self(&mut self) -> Result<PathBuf, Failure> {
-        let program = Path::new("/proc/self/exe");
-        let target = self.temporary(NAME);
+    fn copy_self(&mut self, name: &str) -> Result<PathBuf, Failure> {
+        let program = File::open("/proc/self/exe");
+        let mut program = program.map_err(|error| failed("open", Path::new("/proc/self/exe"), &error))?;
+        self.write(name, &mut program)
+    }
+
+    /// A file that runs the program beside it, since a second copy of it would double the directory. Where there is no
+    /// shell it is a copy nevertheless: this may be a container with nothing in it, or a host without one.
+    fn stand_apart(&mut self, name: &str) -> Result<PathBuf, Failure> {
+        if !Path::new(SHELL).exists() {
+            return self.copy_self(name);
+        }
+        let mark = String::from_utf8_lossy(MARK);
+        let script = format!(
+            "#!{SHELL}\n# {mark}\n# A file of its own: installers of {name} write over it in place, and the other names are \
+             one file.\nexec \"${{0%/*}}/{NAME}\" {name} \"$@\"\n"
+        );
+        self.write(name, &mut script.as_bytes())
+    }
+
+    /// A new program, flushed, under a name that no runtime looks for.
+    fn write(&mut self, name: &str, content: &mut dyn io::Read) -> Result<PathBuf, Failure> {
+        let target = self.temporary(name);
         // Nothing is in the way: opening the directory has removed what interrupted runs left.
-        let copy = || {
-            let mut source = File::open(program)?;
+        let mut written = || {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o755).open(&target)?;
-            io::copy(&mut source, &mut file)?;
+            io::copy(content, &mut file)?;
             // Not only what the process mask lets through: runtimes may run as others.
             file.set_permissions(fs::Permissions::from_mode(0o755))?;
             file.sync_all()?;
             file.metadata()
         };
-        let metadata = copy().map_err(|error: io::Error| {
+        let metadata = written().map_err(|error: io::Error| {
             let _ = fs::remove_file(&target);
             failed("write", &target, &error)
         })?;
@@ -124,35 +202,47 @@ impl<'a> Directory<'a> {
 
     /// Gives the copy every wanted name, and its own name last: until then the next run copies anew.
     fn link_all(&mut self, source: &Path, wanted: &[&str]) -> Result<String, Failure> {
-        let (mut made, mut updated, mut replaced) = (0, 0, Vec::new());
+        let (mut made, mut updated, mut replaced, mut overwritten) = (0, 0, Vec::new(), Vec::new());
         for name in wanted {
             let target = self.path.join(name);
-            if self.is_ours(&target)? {
-                updated += 1;
-            } else if fs::symlink_metadata(&target).is_ok() {
-                self.save(name)?;
-                replaced.push(*name);
-            } else {
-                made += 1;
+            match self.holder(&target)? {
+                Holder::Nobody => made += 1,
+                Holder::Ours => updated += 1,
+                // What was kept in its place, if anything, is older and still the one to put back.
+                Holder::Overwritten => overwritten.push(*name),
+                Holder::Other => {
+                    self.save(name)?;
+                    replaced.push(*name);
+                }
             }
-            let link = self.temporary(name);
-            fs::hard_link(source, &link).map_err(|error| failed("link", &link, &error))?;
+            let link = if APART.contains(name) {
+                self.stand_apart(name)?
+            } else {
+                let link = self.temporary(name);
+                fs::hard_link(source, &link).map_err(|error| failed("link", &link, &error))?;
+                link
+            };
             fs::rename(&link, &target).map_err(|error| {
                 let _ = fs::remove_file(&link);
                 failed("replace", &target, &error)
             })?;
         }
         let own = self.path.join(NAME);
+        if self.is_overwritten(&own) {
+            overwritten.push(NAME);
+        }
         fs::rename(source, &own).map_err(|error| failed("replace", &own, &error))?;
         let mut report = format!(
-            "{}: {} plugins: {made} new, {updated} updated, {} in place of others\n",
+            "{}: {} plugins: {made} new, {} updated, {} in place of others\n",
             self.path.display(),
             wanted.len(),
+            updated + overwritten.iter().filter(|name| **name != NAME).count(),
             replaced.len()
         );
         for name in replaced {
             let _ = writeln!(report, "  replaced: {name} (kept in {REPLACED})");
         }
+        say_overwritten(&mut report, &overwritten, "all are made good, and none of them is kept");
         Ok(report)
     }
 
@@ -171,6 +261,22 @@ impl<'a> Directory<'a> {
             result => result,
         }
         .map_err(|error| failed("keep", &from, &error))
+    }
+
+    fn holder(&mut self, path: &Path) -> Result<Holder, Failure> {
+        Ok(if fs::symlink_metadata(path).is_err() {
+            Holder::Nobody
+        } else if self.is_overwritten(path) {
+            Holder::Overwritten
+        } else if self.is_ours(path)? {
+            Holder::Ours
+        } else {
+            Holder::Other
+        })
+    }
+
+    fn is_overwritten(&self, path: &Path) -> bool {
+        fs::symlink_metadata(path).is_ok_and(|file| self.overwritten.contains(&(file.dev(), file.ino())))
     }
 
     /// Whether a file is some version of this binary.
@@ -202,6 +308,18 @@ impl<'a> Directory<'a> {
     /// Makes the names last over a power failure.
     fn flush(&self) -> Result<(), Failure> {
         self.handle.sync_all().map_err(|error| failed("flush", self.path, &error))
+    }
+}
+
+/// Says which names somebody wrote over, and how to do better.
+fn say_overwritten(report: &mut String, names: &[&str], outcome: &str) {
+    if !names.is_empty() {
+        let _ = writeln!(
+            report,
+            "  overwritten: {} were one file, and something was copied onto it in place; {outcome}; to put another plugin \
+             in place of one of ours, use: cp --remove-destination",
+            names.join(", ")
+        );
     }
 }
 

@@ -138,12 +138,15 @@ fn into_an_empty_directory() {
     let said = ok(&["install", dir.to_str().unwrap()]);
     let mut expected = names();
     assert!(said.contains(&format!("{0} plugins: {0} new, 0 updated, 0 in place of others", expected.len())), "{said}");
-    assert!(expected.iter().all(|name| id(&dir.join(name)) == id(&dir.join("outrigger-cni"))));
+    let linked = |name: &&String| id(&dir.join(name)) == id(&dir.join("outrigger-cni"));
+    assert_eq!(expected.iter().filter(linked).count(), expected.len() - 1, "all but flannel");
     assert_eq!(fs_err::metadata(dir.join("bridge")).unwrap().mode() & 0o7777, 0o755);
     expected.push("outrigger-cni".to_owned());
     expected.sort();
     assert_eq!(entries(&dir), expected);
-    assert_eq!(version(&dir.join("bridge")).unwrap()["cniVersion"], "1.1.0");
+    for name in ["bridge", "flannel"] {
+        assert_eq!(version(&dir.join(name)).unwrap()["cniVersion"], "1.1.0");
+    }
     let said = ok(&["uninstall", dir.to_str().unwrap()]);
     assert!(said.contains(&format!("{} removed, 0 put back", expected.len())), "{said}");
     assert!(entries(&dir).is_empty());
@@ -194,6 +197,79 @@ fn another_version_of_ours_is_updated() {
     let output = Command::new(dir.join("outrigger-cni")).args(["install", path]).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(version(&dir.join("ptp")).unwrap()["cniVersion"], "1.1.0");
+}
+
+/// What the init containers of other projects do, and operators.
+fn cp(from: &Path, to: &Path) {
+    let output = Command::new("cp").arg("-f").arg(from).arg(to).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+/// Whether a file is the one that [`foreign`] made.
+fn says(path: &Path, word: &str) -> bool {
+    fs_err::read(path).unwrap().ends_with(format!("echo {word}\n").as_bytes())
+}
+
+#[test]
+fn flannel_is_written_over_alone() {
+    let scratch = ScratchDir::new().unwrap();
+    let dir = scratch.join("bin");
+    let path = dir.to_str().unwrap();
+    ok(&["install", path]);
+    let theirs = foreign(scratch.path(), "flannel", "theirs");
+    cp(&theirs, &dir.join("flannel"));
+    assert!(says(&dir.join("flannel"), "theirs"));
+    for name in ["bridge", "host-local", "outrigger-cni"] {
+        assert_eq!(fs_err::read(dir.join(name)).unwrap(), fs_err::read(BINARY).unwrap(), "{name}");
+    }
+    let said = ok(&["install", path]);
+    assert!(said.contains("1 in place of others") && said.contains("replaced: flannel"), "{said}");
+    assert!(!said.contains("overwritten"), "{said}");
+    assert!(version(&dir.join("flannel")).is_ok());
+    ok(&["uninstall", path]);
+    assert_eq!(entries(&dir), ["flannel"]);
+    assert!(says(&dir.join("flannel"), "theirs"));
+}
+
+#[test]
+fn what_was_copied_onto_one_name_is_not_taken_for_all() {
+    for again in [true, false] {
+        let scratch = ScratchDir::new().unwrap();
+        let dir = scratch.join("bin");
+        let path = dir.to_str().unwrap();
+        fs_err::create_dir(&dir).unwrap();
+        for name in ["bridge", "ptp"] {
+            foreign(&dir, name, &format!("genuine {name}"));
+        }
+        ok(&["install", path]);
+        cp(&foreign(scratch.path(), "new", "copied"), &dir.join("bridge"));
+        assert!(says(&dir.join("host-local"), "copied") && says(&dir.join("outrigger-cni"), "copied"));
+        if again {
+            // Also the names that were not asked for.
+            let said = ok(&["install", path, "--only", "host-local"]);
+            assert!(said.contains("0 in place of others") && said.contains("overwritten: host-local, "), "{said}");
+            assert!(!said.contains("flannel"), "{said}");
+            assert!(names().iter().all(|name| version(&dir.join(name)).is_ok()));
+            assert_eq!(entries(&dir.join(".outrigger-replaced")), ["bridge", "ptp"]);
+            assert!(!ok(&["install", path]).contains("overwritten"), "it is good now");
+        }
+        let said = ok(&["uninstall", path]);
+        assert_eq!(said.contains("overwritten: "), !again, "{said}");
+        assert!(said.contains(&format!("{} removed, 2 put back", names().len() + 1 - 2)), "{said}");
+        assert_eq!(entries(&dir), ["bridge", "ptp"]);
+        assert!(["bridge", "ptp"].iter().all(|name| says(&dir.join(name), &format!("genuine {name}"))));
+    }
+}
+
+#[test]
+fn links_that_were_there_before_are_others() {
+    let scratch = ScratchDir::new().unwrap();
+    let (dir, path) = (scratch.path(), scratch.path().to_str().unwrap());
+    fs_err::hard_link(foreign(dir, "bridge", "many"), dir.join("ptp")).unwrap();
+    let said = ok(&["install", path]);
+    assert!(said.contains("2 in place of others") && !said.contains("overwritten"), "{said}");
+    assert!(ok(&["uninstall", path]).contains("2 put back"));
+    assert!(says(&dir.join("bridge"), "many") && says(&dir.join("ptp"), "many"));
 }
 
 #[test]
