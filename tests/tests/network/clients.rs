@@ -175,6 +175,8 @@ mod podman {
 
     const PROGRAMS: &[&str] = &["podman", "conmon", "crun", "iptables", "busybox", "curl"];
     const NETWORK: &str = "10.99.0";
+    /// In the host's own /run: podman takes no path of more than fifty characters.
+    const RUNROOT: &str = "/run/podman";
 
     struct Podman(Machine);
 
@@ -197,7 +199,7 @@ mod podman {
             )?;
             machine.write(
                 "storage.conf",
-                &format!("[storage]\ndriver = \"vfs\"\ngraphroot = \"{dir}/root\"\nrunroot = \"{dir}/runroot\"\n"),
+                &format!("[storage]\ndriver = \"vfs\"\ngraphroot = \"{dir}/root\"\nrunroot = \"{RUNROOT}\"\n"),
             )?;
             Ok(Self(machine))
         }
@@ -206,7 +208,7 @@ mod podman {
             let mut command = self.0.host.command("podman");
             command
                 .args(["--root".as_ref(), self.0.path("root").as_os_str()])
-                .args(["--runroot".as_ref(), self.0.path("runroot").as_os_str()])
+                .args(["--runroot", RUNROOT])
                 .args(arguments)
                 .env("CONTAINERS_CONF", self.0.path("containers.conf"))
                 .env("CONTAINERS_STORAGE_CONF", self.0.path("storage.conf"))

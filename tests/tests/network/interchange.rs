@@ -303,7 +303,7 @@ fn known(row: &str, version: &str, step: Step, old: bool) -> Option<&'static Kno
 /// Notes of our own beside the originals' files, by which DEL and GC find things fast; they make no difference when they
 /// are missing or out of date.
 fn is_note(line: &str) -> bool {
-    line.contains("/.outrigger/") || line.contains("/.networks/")
+    ["/.outrigger/", "/.networks/", "/run/cni/outrigger/"].iter().any(|notes| line.contains(notes))
 }
 
 /// A plugin directory as a runtime uses it.

@@ -11,3 +11,4 @@ mod interchange;
 mod interfaces;
 mod meta;
 mod rules;
+mod verify;

@@ -1,8 +1,13 @@
 //! The cases, and which of them apply to which plugin.
 
+mod add;
+mod chain;
+mod check;
+mod del;
 pub(crate) mod effects;
 mod effects_main;
 mod effects_meta;
+mod gc;
 mod ipam;
 mod lifecycle;
 mod protocol;
@@ -74,8 +79,10 @@ pub(crate) fn of(subject: &Arc<Subject>) -> Vec<Case> {
             let body = move || no_add.map_or_else(body, |why| Err(Unmet::skip(why)));
             cases.push(Case::new(format!("{}/{id}", subject.name), section, level, title, body));
         };
-    let tables = [(protocol::TEMPLATES, false), (lifecycle::TEMPLATES, true), (ipam::TEMPLATES, true)];
-    for (table, needs_add) in tables {
+    let after_add =
+        [add::TEMPLATES, del::TEMPLATES, check::TEMPLATES, gc::TEMPLATES, chain::TEMPLATES, ipam::TEMPLATES];
+    let tables = after_add.map(|table| (table, true));
+    for (table, needs_add) in std::iter::once((protocol::TEMPLATES, false)).chain(tables) {
         for template in table.iter().filter(|template| (template.applies)(subject)) {
             let (body, subject) = (template.body, Arc::clone(subject));
             let body = Box::new(move || body(&subject));
@@ -92,7 +99,7 @@ pub(crate) fn of(subject: &Arc<Subject>) -> Vec<Case> {
     }
     for damage in subject.profile.damages {
         let owned = Arc::clone(subject);
-        let body = Box::new(move || lifecycle::damage(&owned, damage));
+        let body = Box::new(move || check::damage(&owned, damage));
         let title = format!("CHECK fails when {}", damage.title);
         add(format!("CHECK/{}", damage.name), "2 CHECK", Level::Must, title, true, body);
     }

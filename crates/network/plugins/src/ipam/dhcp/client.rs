@@ -330,9 +330,14 @@ impl Client {
         message
     }
 
-    /// When the next try is due: four times after about two seconds, then four and more (section 4.1).
+    /// When the next try is due: soon after the first, since an interface that has just been set up may lose it; then three
+    /// times after about two seconds, then four and more (section 4.1).
     fn pause(&mut self, now: Time) -> Time {
         const FAST: u32 = 4;
+        if self.tries == 0 {
+            self.tries = 1;
+            return now + Duration::from_millis(300 + self.next_random() % 200);
+        }
         let base = match self.tries.checked_sub(FAST) {
             None => Duration::from_secs(2),
             Some(slow) => Duration::from_secs(4 << slow.min(8)).min(self.profile.resend_max),

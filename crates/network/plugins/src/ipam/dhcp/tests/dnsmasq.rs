@@ -76,6 +76,8 @@ fn life_of_a_lease() {
     ]);
     assert_eq!(result["routes"], routes);
     assert_eq!(lan.call("ADD", "a", ipam.clone()).unwrap(), result, "the same lease again");
+    // One, or more where the machine was too slow for the first answer.
+    let discovers = dnsmasq.count("DHCPDISCOVER(srv)");
     let bare = address.trim_end_matches("/24").to_owned();
     assert!(
         dnsmasq.leases().contains(&format!("{bare} web-1 00:61:2f:6c:61:6e:2f:65:74:68:30")),
@@ -87,7 +89,7 @@ fn life_of_a_lease() {
     Lan::ip(&lan.container, &format!("addr add {address} dev eth0"));
     lan.call("CHECK", "a", ipam.clone()).unwrap();
     eventually("the lease is renewed", || dnsmasq.count("DHCPACK(srv)") >= 2);
-    assert_eq!(dnsmasq.count("DHCPDISCOVER(srv)"), 1, "renewed, not taken anew");
+    assert_eq!(dnsmasq.count("DHCPDISCOVER(srv)"), discovers, "renewed, not taken anew");
     assert!(no_threads_in(lan.container.path()));
     // Another daemon goes on with it.
     drop(daemon);
@@ -96,7 +98,7 @@ fn life_of_a_lease() {
     let daemon = Running::start(lan.settings());
     lan.call("CHECK", "a", ipam.clone()).unwrap();
     eventually("the lease is renewed by the second daemon", || dnsmasq.count("DHCPACK(srv)") > before);
-    assert_eq!(dnsmasq.count("DHCPDISCOVER(srv)"), 1);
+    assert_eq!(dnsmasq.count("DHCPDISCOVER(srv)"), discovers);
     lan.call("DEL", "a", ipam.clone()).unwrap();
     eventually("the lease is given back", || dnsmasq.log().contains(&format!("DHCPRELEASE(srv) {bare}")));
     eventually("dnsmasq has no lease", || dnsmasq.leases().is_empty());
