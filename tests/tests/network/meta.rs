@@ -282,3 +282,83 @@ fn the_allow_list_is_asked_before_anything_is_done() {
     let status = network.call(&host, "STATUS", &tuning("net.x"), "a", "eth0", &Value::Null).unwrap();
     assert_eq!(status.error_code(), Some(50), "{status:?}");
 }
+
+#[test]
+fn the_allow_list_counts_for_arguments_too() {
+    if !can_run("the_allow_list_counts_for_arguments_too") {
+        return;
+    }
+    let plugins = Plugins::install().unwrap();
+    let host = NetHost::new().unwrap();
+    host.sh("mkdir -p /etc/cni/tuning; echo '^net\\.core\\.somaxconn$' > /etc/cni/tuning/allowlist.conf").unwrap();
+    host.container("a").unwrap();
+    let network = Network::new("pods", plugins.dir(), vec![]);
+    let previous = json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0", "sandbox": "/run/netns/a" }] });
+    let add = |key: &str| {
+        let tuning = json!({ "type": "tuning", "sysctl": { "net.core.somaxconn": "600" },
+            "args": { "cni": { "sysctl": { key: "1" } } } });
+        network.call(&host, "ADD", &tuning, "a", "eth0", &previous).unwrap()
+    };
+    let refused = add("net.ipv4.ip_forward");
+    assert_eq!(refused.error_code(), Some(7), "{refused:?}");
+    let is = |key: &str| host.container_sh("a", &format!("cat /proc/sys/net/{key}")).unwrap().trim().to_owned();
+    assert_eq!(is("ipv4/ip_forward"), "0");
+    assert_ne!(is("core/somaxconn"), "600");
+    add("net.core.somaxconn").ok().unwrap();
+}
+
+#[test]
+fn what_cannot_be_set_back_does_not_hold_up_del() {
+    if !can_run("what_cannot_be_set_back_does_not_hold_up_del") {
+        return;
+    }
+    let plugins = Plugins::install().unwrap();
+    let host = NetHost::new().unwrap();
+    host.container("a").unwrap();
+    host.sh("ip link add below type veth peer name other; ip link add eth0 link below netns /run/netns/a type macvlan")
+        .unwrap();
+    let tuning = json!({ "type": "tuning", "mtu": 1300, "allmulti": true, "txQLen": 77 });
+    let network = Network::new("pods", plugins.dir(), vec![tuning.clone()]);
+    let previous = json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0", "sandbox": "/run/netns/a" }] });
+    network.call(&host, "ADD", &tuning, "a", "eth0", &previous).unwrap().ok().unwrap();
+    // The interface had 1500, which it can have no more.
+    host.sh("ip link set below mtu 1400").unwrap();
+    network.del(&host, "a", "eth0", &Value::Null).unwrap();
+    let link = host.container_sh("a", "ip -d link show eth0").unwrap();
+    assert!(link.contains("mtu 1300") && link.contains("qlen 1000") && !link.contains("ALLMULTI"), "{link}");
+    assert_eq!(host.sh("ls /run/cni/tuning").unwrap(), "");
+}
+
+#[test]
+fn a_second_add_keeps_what_the_first_one_found() {
+    if !can_run("a_second_add_keeps_what_the_first_one_found") {
+        return;
+    }
+    let plugins = Plugins::install().unwrap();
+    let host = NetHost::new().unwrap();
+    host.container("a").unwrap();
+    let veth = "ip link add outside type veth peer name eth0 netns /run/netns/a";
+    host.sh(veth).unwrap();
+    let tuning = json!({ "type": "tuning", "mtu": 1300, "dataDir": "" });
+    let network = Network::new("pods", plugins.dir(), vec![tuning.clone()]);
+    let previous = json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0", "sandbox": "/run/netns/a" }] });
+    let add = |tuning: &Value| network.call(&host, "ADD", tuning, "a", "eth0", &previous).unwrap().ok();
+    let mtu = || host.container_sh("a", "cat /proc/sys/net/ipv6/conf/eth0/mtu").unwrap().trim().to_owned();
+    add(&tuning).unwrap();
+    assert!(host.sh("ls /run/cni/tuning").unwrap().contains("a_eth0.json"), "an empty dataDir is the default");
+    add(&tuning).unwrap();
+    // One that fails leaves what the first one kept: a multicast address is none for an interface.
+    assert!(add(&json!({ "type": "tuning", "mtu": 1200, "mac": "01:00:5e:00:00:01" })).is_err());
+    assert_eq!(mtu(), "1300");
+    network.del(&host, "a", "eth0", &Value::Null).unwrap();
+    assert_eq!(mtu(), "1500");
+    // A namespace of the same name, made anew without DEL: nothing of the old interface counts.
+    add(&tuning).unwrap();
+    host.remove_container("a").unwrap();
+    host.sh("ip link del outside 2>/dev/null || true").unwrap();
+    host.container("a").unwrap();
+    host.sh(&format!("{veth}; nsenter --net=/run/netns/a ip link set eth0 mtu 1450")).unwrap();
+    add(&tuning).unwrap();
+    network.del(&host, "a", "eth0", &Value::Null).unwrap();
+    assert_eq!(mtu(), "1450");
+}

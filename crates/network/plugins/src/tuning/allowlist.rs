@@ -9,14 +9,13 @@ use regex_lite::Regex;
 const FILE: &str = "/etc/cni/tuning/allowlist.conf";
 
 /// Fails if one of these keys is not allowed on this node.
-pub(super) fn check<'k>(keys: impl Iterator<Item = &'k String>) -> Result<(), Error> {
-    let mut keys = keys.peekable();
+pub(super) fn check(keys: &[String]) -> Result<(), Error> {
     // Most configurations have no settings.
-    if keys.peek().is_none() {
+    if keys.is_empty() {
         return Ok(());
     }
     let Some(list) = read()? else { return Ok(()) };
-    match keys.find(|key| !list.iter().any(|pattern| pattern.is_match(key))) {
+    match keys.iter().find(|key| !list.iter().any(|pattern| pattern.is_match(key))) {
         None => Ok(()),
         Some(key) => Err(Error::config(format!("sysctl: {key:?} is not allowed by {FILE}"))),
     }

@@ -14,6 +14,8 @@ use self::backup::Backup;
 use crate::attach::{mac_text, mark, undo::Undo};
 use crate::session::{Container, Session};
 
+const DATA_DIR: &str = "/run/cni/tuning";
+
 conf! {
     /// Changes settings of the network namespace and attributes of the interface that an earlier plugin of the list
     /// made. It returns the result of that plugin, with the new MAC address if it changed it.
@@ -34,7 +36,7 @@ conf! {
         #[key = "txQLen"]
         pub tx_queue_length: Option<u32>,
         /// Where the attributes as they were are kept until DEL.
-        pub data_dir: String = "/run/cni/tuning".to_owned(),
+        pub data_dir: String = DATA_DIR.to_owned(),
     }
 }
 
@@ -44,6 +46,8 @@ pub struct Tuning<'s>(pub &'s Session);
 /// Everything that is asked for, from all the places where it can be said.
 #[derive(Debug, Default, PartialEq)]
 struct Wanted {
+    /// Keys as they were written, for the allow-list.
+    keys: Vec<String>,
     /// Path below `/proc/sys/net` to value.
     settings: BTreeMap<String, String>,
     mac: Option<MacAddr>,
@@ -79,6 +83,7 @@ impl Wanted {
         let address = if mac.is_empty() { None } else { Some(mac.parse().map_err(|_| bad_mac(&mac))?) };
         let mtu = call.cni_arg("mtu")?.unwrap_or(conf.mtu);
         Ok(Self {
+            keys: sysctl.into_keys().collect(),
             settings,
             mac: address,
             mac_text: mac,
@@ -157,13 +162,15 @@ impl Plugin for Tuning<'_> {
     type Conf = TuningConf;
     const ABOUT: &'static str = "tuning: kernel settings and interface attributes of a container";
     const DOC: Documentation = Documentation {
-        add: "Checks every key against the allow-list (`/etc/cni/tuning/allowlist.conf`: a regular expression a line, \
-              matched anywhere in the key as it is written; no file allows all) before it changes anything. Then it keeps \
-              the interface's attributes in `<dataDir>/<container id>_<interface>.json`, writes the settings, and changes \
-              the attributes in one request. If a step fails, what it did is undone.",
+        add: "Checks every key, also those of `args`, against the allow-list (`/etc/cni/tuning/allowlist.conf`: a regular \
+              expression a line, matched anywhere in the key as it is written; no file allows all) before it changes \
+              anything. Then it keeps the interface's attributes in `<dataDir>/<container id>_<interface>.json`, writes \
+              the settings, and changes the attributes in one request. If a step fails, what it did is undone. A second \
+              ADD of the same interface keeps the attributes that the first one found.",
         check: "Compares settings (spaces and tabs alike) and attributes with the configuration.",
         del: "Sets the attributes back to what the file says, and removes the file. It needs neither the namespace nor \
-              prevResult; what is gone needs no setting back. Settings stay: they go with the namespace.",
+              prevResult; what is gone needs no setting back, and a value that the kernel no longer takes (an MTU above \
+              that of the device below) stays as it is. Settings stay: they go with the namespace.",
         gc: "Removes files of attachments that are no longer valid. Which network a file is of is noted beside it, in \
              `<dataDir>/.networks/<network>/`; files of the original plugin have no such note and are left alone.",
         status: "Not ready (50) if the allow-list cannot be read or has a line that is no regular expression.",
@@ -182,20 +189,20 @@ impl Plugin for Tuning<'_> {
     fn add(&self, call: &Call<'_, TuningConf>) -> Result<AddResult, Error> {
         let mut result = call.prev()?.clone();
         let wanted = Wanted::read(call)?;
-        allowlist::check(call.conf.sysctl.keys())?;
+        allowlist::check(&wanted.keys)?;
         let container = self.0.container(call.netns()?)?;
         let change = wanted.change();
-        let store = backup::Store::new(&call.conf.data_dir, mark(call));
+        let store = backup::Store::new(directory(call), mark(call));
         let mut undo = Undo::default();
         if change.is_some() {
             let link = container.route.link(call.ifname).step("look for the interface in the container")?;
             let before = wanted.backup(&link);
-            store.save(&before)?;
+            let former = store.save(&before, &backup::identity(&container.ns, link.index)?)?;
             undo.push({
                 let (container, store) = (&container, &store);
                 move || {
                     let _ = before.restore(container, link.index);
-                    let _ = store.remove();
+                    let _ = store.put_back(former);
                 }
             });
         }
@@ -219,7 +226,7 @@ impl Plugin for Tuning<'_> {
     }
 
     fn del(&self, call: &Call<'_, TuningConf>) -> Result<(), Error> {
-        let store = backup::Store::new(&call.conf.data_dir, mark(call));
+        let store = backup::Store::new(directory(call), mark(call));
         let mut errors = Errors::new();
         // Unreadable: nothing can be set back, and the next call will not know better.
         let backup = errors.push(store.load()).flatten();
@@ -255,12 +262,17 @@ impl Plugin for Tuning<'_> {
     }
 
     fn gc(&self, call: &Call<'_, TuningConf>, valid: &[Attachment]) -> Result<(), Error> {
-        backup::collect(&call.conf.data_dir, &call.net.name, valid)
+        backup::collect(directory(call), &call.net.name, valid)
     }
 
     fn status(&self, _: &Call<'_, TuningConf>) -> Result<(), Error> {
         allowlist::read().map(drop).map_err(|error| Error { code: Code::NotAvailable, ..error })
     }
+}
+
+/// Where the backups are; empty means the default, as for the original.
+fn directory<'c>(call: &'c Call<'_, TuningConf>) -> &'c str {
+    if call.conf.data_dir.is_empty() { DATA_DIR } else { &call.conf.data_dir }
 }
 
 /// Values of a setting with several numbers are written with spaces and read with tabs.
