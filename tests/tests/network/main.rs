@@ -10,5 +10,6 @@ mod guest;
 mod interchange;
 mod interfaces;
 mod meta;
+mod owners;
 mod rules;
 mod verify;

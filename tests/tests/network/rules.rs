@@ -12,7 +12,7 @@ use crate::common::{Plugins, can_run, peers_or_skip};
 const NETWORK: &str = "net";
 
 /// A private host with an interface behind which the containers' addresses are, without containers.
-fn host() -> Result<NetHost> {
+pub(super) fn host() -> Result<NetHost> {
     let host = NetHost::new()?;
     host.container("a")?;
     host.sh("ip route add 10.0.0.0/8 dev lo")?;
@@ -20,7 +20,7 @@ fn host() -> Result<NetHost> {
 }
 
 /// A previous result as bridge gives it.
-fn previous(number: u32) -> Value {
+pub(super) fn previous(number: u32) -> Value {
     json!({
         "cniVersion": "1.0.0",
         "interfaces": [
@@ -36,7 +36,7 @@ fn previous(number: u32) -> Value {
 }
 
 /// A plugin's configuration with further keys.
-fn config(plugin: &str, keys: &Value) -> Value {
+pub(super) fn config(plugin: &str, keys: &Value) -> Value {
     let mut config = json!({ "cniVersion": "1.0.0", "name": NETWORK, "type": plugin });
     if let (Some(config), Some(keys)) = (config.as_object_mut(), keys.as_object()) {
         config.extend(keys.clone());
@@ -58,14 +58,14 @@ fn portmap(number: u32, backend: &str) -> Value {
     )
 }
 
-fn call(host: &NetHost, dir: &Path, command: &str, id: &str, config: &Value) -> Result<Value> {
+pub(super) fn call(host: &NetHost, dir: &Path, command: &str, id: &str, config: &Value) -> Result<Value> {
     let plugin = config["type"].as_str().context("type")?;
     let mut process = host.plugin(&dir.join(plugin), command, id, Path::new("/run/netns/a"), "eth0");
     NetHost::call(&mut process, config)?.ok().with_context(|| format!("{command} of {plugin} in {}", dir.display()))
 }
 
 /// GC, with the containers that are to be kept.
-fn gc(host: &NetHost, dir: &Path, config: &Value, keep: &[&str]) -> Result<()> {
+pub(super) fn gc(host: &NetHost, dir: &Path, config: &Value, keep: &[&str]) -> Result<()> {
     let mut config = config.clone();
     config["cniVersion"] = "1.1.0".into();
     let keep = keep.iter().map(|id| json!({ "containerID": id, "ifname": "eth0" }));
@@ -78,7 +78,7 @@ fn gc(host: &NetHost, dir: &Path, config: &Value, keep: &[&str]) -> Result<()> {
 }
 
 /// All rules as iptables shows them, without the lines that change by themselves.
-fn saved(host: &NetHost) -> Result<String> {
+pub(super) fn saved(host: &NetHost) -> Result<String> {
     let text = host.sh("iptables-save; ip6tables-save")?;
     Ok(text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n"))
 }
@@ -94,7 +94,7 @@ fn of_containers(text: &str) -> Vec<&str> {
     text.lines().filter(is_one).collect()
 }
 
-fn has_iptables(host: &NetHost) -> bool {
+pub(super) fn has_iptables(host: &NetHost) -> bool {
     host.sh("iptables-save >/dev/null && ip6tables-save >/dev/null").is_ok()
 }
 
@@ -286,22 +286,26 @@ fn rules_that_keep_bridges_apart_end_with_the_network() {
         return;
     }
     let plugins = Plugins::install().unwrap();
-    let host = host().unwrap();
-    let firewall = config("firewall", &json!({ "ingressPolicy": "isolated", "prevResult": previous(5) }));
-    call(&host, plugins.dir(), "ADD", "cid", &firewall).unwrap();
-    host.sh("ip link add cni0 type bridge; ip link add p0 type veth peer name p1; ip link set p0 master cni0").unwrap();
-    call(&host, plugins.dir(), "DEL", "cid", &firewall).unwrap();
-    let on_bridge = || Ok::<_, anyhow::Error>(host.sh("nft list ruleset")?.matches("\"cni0\"").count());
-    let before = on_bridge().unwrap();
-    assert!(before > 0);
-    // A container of somebody is still on the bridge.
-    gc(&host, plugins.dir(), &firewall, &[]).unwrap();
-    assert_eq!(on_bridge().unwrap(), before);
-    host.sh("ip link del p0").unwrap();
-    gc(&host, plugins.dir(), &firewall, &["other"]).unwrap();
-    assert_eq!(on_bridge().unwrap(), before);
-    gc(&host, plugins.dir(), &firewall, &[]).unwrap();
-    assert_eq!(on_bridge().unwrap(), 0);
+    for backend in ["iptables", "nftables"] {
+        let host = host().unwrap();
+        let keys = json!({ "backend": backend, "ingressPolicy": "isolated", "prevResult": previous(5) });
+        let firewall = config("firewall", &keys);
+        call(&host, plugins.dir(), "ADD", "cid", &firewall).unwrap();
+        host.sh("ip link add cni0 type bridge; ip link add p0 type veth peer name p1; ip link set p0 master cni0")
+            .unwrap();
+        call(&host, plugins.dir(), "DEL", "cid", &firewall).unwrap();
+        let on_bridge = || Ok::<_, anyhow::Error>(host.sh("nft list ruleset")?.matches("\"cni0\"").count());
+        let before = on_bridge().unwrap();
+        assert!(before > 0);
+        // A container of somebody is still on the bridge.
+        gc(&host, plugins.dir(), &firewall, &[]).unwrap();
+        assert_eq!(on_bridge().unwrap(), before);
+        host.sh("ip link del p0").unwrap();
+        gc(&host, plugins.dir(), &firewall, &["other"]).unwrap();
+        assert_eq!(on_bridge().unwrap(), before);
+        gc(&host, plugins.dir(), &firewall, &[]).unwrap();
+        assert_eq!(on_bridge().unwrap(), 0);
+    }
 }
 
 #[test]

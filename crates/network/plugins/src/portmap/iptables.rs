@@ -4,10 +4,12 @@
 //! protocol and 15 ports sends it to the container's chain, which rewrites the destination. What must be masqueraded is
 //! marked before, in `CNI-HOSTPORT-SETMARK`, and masqueraded in `CNI-HOSTPORT-MASQ`, which is first in POSTROUTING.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 use outrigger_cni_sdk::{Attachment, Error};
 use outrigger_netlink::nft::xt::{self, AddressTypes, Ports, address_type};
-use outrigger_netlink::nft::{NewRule, TableRef};
+use outrigger_netlink::nft::{NewRule, Rule, TableRef};
 
 use super::{Mapping, Plan};
 use crate::rules::iptables::{self as rules, Spec, nat};
@@ -44,21 +46,29 @@ pub(super) fn add(view: &mut RuleView<'_>, plan: &Plan, net: IpNet) -> Result<()
     }
 
     let chain = chain_name("DN-", &plan.network, &plan.container_id);
-    if !view.ensure_chain(table, &chain)? {
-        // Left by an ADD that was not followed by DEL: make it anew.
-        if let Some(old) = view.chain(table, &chain)? {
-            for handle in rules::jumps_to(view, table, DNAT, &old)? {
-                view.delete(table, DNAT, handle);
+    let owner = plan.owner();
+    let own: Vec<NewRule> = container_rules(plan, net).iter().map(|spec| spec.rule(Some(owner))).collect();
+    let leading = entry_rules(plan, v6, &chain);
+    if !view.ensure_chain(table, &chain)?
+        && let Some(old) = view.chain(table, &chain)?
+    {
+        // Of another interface of the container, whose rules stay, or left by an ADD that was not followed by DEL.
+        let key = owner.key();
+        let made_anew = |rule: &Rule| match rules::owner_of(rule) {
+            Some(found) => found == key,
+            None => own.iter().chain(&leading).any(|new| rule.does(&new.expressions)),
+        };
+        for rule in rules::rules_around(view, table, DNAT, &old)? {
+            if made_anew(&rule) {
+                view.delete(table, &rule.chain, rule.handle);
             }
-            view.flush(table, &chain);
         }
     }
-    let owner = Some(plan.owner());
-    for spec in container_rules(plan, net) {
-        view.append(table, &chain, &spec.rule(owner))?;
+    for rule in own {
+        view.append(table, &chain, &rule)?;
     }
     // Right after the chain's own rules: `jumps_to` relies on it.
-    for rule in entry_rules(plan, v6, &chain) {
+    for rule in leading {
         view.append(table, DNAT, &rule)?;
     }
     Ok(())
@@ -68,7 +78,7 @@ pub(super) fn del(view: &mut RuleView<'_>, owner: Owner<'_>) -> Result<(), Error
     for v6 in [false, true] {
         for (prefix, entry) in [("DN-", DNAT), ("SN-", OLD_SNAT)] {
             let chain = chain_name(prefix, owner.network, owner.container_id);
-            rules::remove_chain(view, nat(v6), entry, &chain)?;
+            rules::remove_owned(view, nat(v6), entry, &chain, owner)?;
         }
     }
     Ok(())
@@ -107,19 +117,32 @@ pub(super) fn gc(rules_of: &RuleSet, network: &str, valid: &[Attachment]) {
         let kept = Kept::new(&network, &valid);
         for v6 in [false, true] {
             let table = nat(v6);
-            let mut chains: Vec<String> = Vec::new();
+            let mut doomed = BTreeSet::new();
+            let mut stale = Vec::new();
+            let mut needed = BTreeSet::new();
             for rule in view.table_rules(table)? {
-                let stale = rule.comment().is_some_and(|comment| kept.is_stale_comment("dnat ", comment))
-                    || kept.is_stale_rule(&rule);
-                // The rule that leads to the chain has the comment; a chain to which none leads has our user data.
+                // The rules that lead to the chain have the comment; a chain to which none leads has our user data.
                 let chain = if rule.chain == DNAT { rule.target_chain() } else { Some(rule.chain.as_str()) };
-                if let Some(chain) = chain.filter(|chain| stale && chain.starts_with("CNI-DN-"))
-                    && !chains.iter().any(|known| known == chain)
-                {
-                    chains.push(chain.to_owned());
+                let Some(chain) = chain.filter(|chain| chain.starts_with("CNI-DN-")).map(str::to_owned) else {
+                    continue;
+                };
+                if rule.comment().is_some_and(|comment| kept.is_stale_comment("dnat ", comment)) {
+                    doomed.insert(chain);
+                } else if kept.is_stale_rule(&rule) {
+                    stale.push((chain, rule));
+                } else {
+                    needed.insert(chain);
                 }
             }
-            for chain in chains {
+            // Interfaces of one container share a chain.
+            for (chain, rule) in stale {
+                if !needed.contains(&chain) {
+                    doomed.insert(chain);
+                } else if !doomed.contains(&chain) {
+                    view.delete(table, &rule.chain, rule.handle);
+                }
+            }
+            for chain in doomed {
                 rules::remove_chain(view, table, DNAT, &chain)?;
             }
         }

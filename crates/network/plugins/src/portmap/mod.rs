@@ -31,9 +31,14 @@ conf! {
         /// Chain of table `nat` that marks packets to be masqueraded, made by others, for instance `KUBE-MARK-MASQ`; not
         /// together with `markMasqBit`, and with `iptables` only.
         pub external_set_mark_chain: Option<String>,
-        /// Conditions under which IPv4 ports are mapped: arguments in the syntax of the back end.
+        /// Conditions under which IPv4 ports are mapped, in the syntax of the back end. They are read here, not by the
+        /// tools; what is not listed makes ADD and STATUS fail (7). `iptables`: `-s`, `-d`, `-i`, `-o`, and the modules
+        /// `addrtype` (`--src-type`, `--dst-type`), `comment`, `conntrack` (`--ctstate`), `state`, `mark`, `multiport`,
+        /// `iprange`, `tcp` and `udp` (`--sport`, `--dport`), inverted by `!`. So not `-m set`, `-m physdev`,
+        /// `--tcp-flags`. `nftables`: `ip` or `ip6` `saddr` and `daddr`, `iifname`, `oifname`, `mark`, and `sport` and
+        /// `dport` of `tcp`, `udp`, `sctp` or `th`, inverted by `!=`.
         pub conditions_v4: Vec<String>,
-        /// Conditions under which IPv6 ports are mapped.
+        /// Conditions under which IPv6 ports are mapped, likewise.
         pub conditions_v6: Vec<String>,
     }
 }
@@ -109,10 +114,11 @@ impl Plugin for Portmap<'_> {
               `CNI-DN-…` for the container. `nftables`: maps in table `inet outrigger_cni`. With `snat` it sets \
               `route_localnet` on the interface to the container, so that 127.0.0.1 reaches IPv4 mappings. Tracked UDP \
               connections to the ports are forgotten. In `nftables`, a port that another container has is an error (11).",
-        del: "removes the container's rules in both layouts, also those that other versions or the original made; needs \
-              neither its namespace, nor `prevResult`, nor the mappings.",
+        del: "removes the rules of the container's interface in both layouts, also those that other versions or the \
+              original made; needs neither its namespace, nor `prevResult`, nor the mappings. Rules of the container's \
+              other interfaces in this network stay.",
         check: "all rules of the container must be there, in either layout.",
-        gc: "removes the rules of containers of this network that are not in the list, by their comments.",
+        gc: "removes the rules of attachments of this network that are not in the list, by their comments and marks.",
         status: "not ready (50) if the kernel takes no rules.",
         capabilities: &[("portMappings", "list of `{hostPort, containerPort, protocol, hostIP}`: what is mapped")],
         args: &[],

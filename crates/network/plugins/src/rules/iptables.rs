@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use outrigger_cni_sdk::Error;
 use outrigger_netlink::nft::{
-    BaseChain, Chain, CmpOp, Expr, Family, Hook, MetaKey, NewRule, PayloadBase, Register, TableRef, Verdict, xt,
+    BaseChain, Chain, CmpOp, Expr, Family, Hook, MetaKey, NewRule, PayloadBase, Register, Rule, TableRef, Verdict,
+    userdata, xt,
 };
 
 use super::{Owner, RuleView};
@@ -253,6 +254,52 @@ pub(crate) fn jumps_to(
         found = rules.iter().filter(|rule| rule.target_chain() == Some(&chain.name)).map(|rule| rule.handle).collect();
     }
     Ok(found)
+}
+
+/// The rules of a chain and those in `entry` that lead to it, each with the chain that it is in.
+pub(crate) fn rules_around(
+    view: &mut RuleView<'_>,
+    table: TableRef<'static>,
+    entry: &str,
+    chain: &Chain,
+) -> Result<Vec<Rule>, Error> {
+    let leading = jumps_to(view, table, entry, chain)?;
+    let mut found = view.rules(table, &chain.name)?.to_vec();
+    for handle in leading {
+        found.extend(view.rule(table, entry, handle)?);
+    }
+    Ok(found)
+}
+
+/// Removes an owner's rules from a chain that may have rules of several, together with those that no owner is known of, and
+/// the rules in `entry` that lead there. The chain goes with its last rule.
+pub(crate) fn remove_owned(
+    view: &mut RuleView<'_>,
+    table: TableRef<'static>,
+    entry: &str,
+    name: &str,
+    owner: Owner<'_>,
+) -> Result<(), Error> {
+    let Some(chain) = view.chain(table, name)? else { return Ok(()) };
+    if !view.has_chain(table, name)? {
+        return Ok(());
+    }
+    let key = owner.key();
+    let (mine, others): (Vec<Rule>, Vec<Rule>) = rules_around(view, table, entry, &chain)?
+        .into_iter()
+        .partition(|rule| owner_of(rule).is_none_or(|found| found == key));
+    if others.is_empty() {
+        return remove_chain(view, table, entry, name);
+    }
+    for rule in mine {
+        view.delete(table, &rule.chain, rule.handle);
+    }
+    Ok(())
+}
+
+/// Whose a rule is, as its user data says.
+pub(crate) fn owner_of(rule: &Rule) -> Option<&str> {
+    userdata::find_text(&rule.user_data, userdata::OWNER)
 }
 
 /// Removes a chain and the rules in `entry` that lead to it; nothing if there is no such chain.

@@ -4,10 +4,12 @@
 //! the rest, and a rule in POSTROUTING that sends what comes from its address there. Layout `nftables`: one set of
 //! addresses for each network, and one rule for each set.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 use outrigger_cni_sdk::{Attachment, Error, IpConfig};
 use outrigger_netlink::nft::{
-    Element, Expr, Family, Handle, Hook, Key, NewElement, NewSet, Rule, TableRef, Verdict, userdata, xt,
+    Element, Expr, Family, Handle, Hook, Key, NewElement, NewSet, Rule, TableRef, Verdict, xt,
 };
 
 use super::iptables::{self, Spec, nat};
@@ -162,7 +164,7 @@ fn del_iptables(view: &mut RuleView<'_>, table: TableRef<'static>, name: &str, o
     let mut others = false;
     for handle in iptables::jumps_to(view, table, POSTROUTING, &chain)? {
         let Some(rule) = view.rule(table, POSTROUTING, handle)? else { continue };
-        match userdata::find_text(&rule.user_data, userdata::OWNER) {
+        match iptables::owner_of(&rule) {
             Some(found) if found != key => others = true,
             _ => mine.push(handle),
         }
@@ -199,18 +201,31 @@ fn jump_is_there(
 
 fn gc_iptables(view: &mut RuleView<'_>, v6: bool, kept: &Kept<'_>) -> Result<(), Error> {
     let table = nat(v6);
-    let mut chains: Vec<String> = Vec::new();
+    let mut doomed = BTreeSet::new();
+    let mut stale = Vec::new();
+    let mut needed = BTreeSet::new();
     for rule in view.table_rules(table)? {
-        let stale = rule.comment().is_some_and(|comment| kept.is_stale_comment("", comment));
+        let leads = rule.chain == POSTROUTING;
+        let chain = if leads { rule.target_chain() } else { Some(rule.chain.as_str()) };
+        let Some(chain) = chain.filter(|chain| chain.starts_with("CNI-")).map(str::to_owned) else { continue };
         // The comment is on the jump and on the chain's own rules, so a chain without a jump is found too.
-        let chain = if rule.chain == POSTROUTING { rule.target_chain() } else { Some(rule.chain.as_str()) };
-        if let Some(chain) = chain.filter(|chain| stale && chain.starts_with("CNI-"))
-            && !chains.iter().any(|known| known == chain)
-        {
-            chains.push(chain.to_owned());
+        if rule.comment().is_some_and(|comment| kept.is_stale_comment("", comment)) {
+            doomed.insert(chain);
+        } else if leads && kept.is_stale_rule(&rule) {
+            stale.push((chain, rule.handle));
+        } else if leads {
+            needed.insert(chain);
         }
     }
-    for chain in chains {
+    // Interfaces of one container share a chain.
+    for (chain, handle) in stale {
+        if !needed.contains(&chain) {
+            doomed.insert(chain);
+        } else if !doomed.contains(&chain) {
+            view.delete(table, POSTROUTING, handle);
+        }
+    }
+    for chain in doomed {
         iptables::remove_chain(view, table, POSTROUTING, &chain)?;
     }
     Ok(())

@@ -93,8 +93,8 @@ impl Owner<'_> {
     pub(crate) fn comment(self) -> String {
         let mut comment =
             format!("{}, net: {}, if: {}, id: {}", self.key(), self.network, self.ifname, self.container_id);
-        // What the original cuts, so that both find each other's.
-        comment.truncate(128);
+        // Where the original cuts, or a byte or two before it, lest half a character is left.
+        comment.truncate(comment.floor_char_boundary(128));
         comment
     }
 
@@ -167,6 +167,14 @@ mod tests {
         assert_eq!(chain_name("PREFIX-", "test", "1234"), "CNI-PREFIX-2bbe0c48b91a7d1b8");
         let owner = Owner { network: "unit-test", container_id: "one", ifname: "eth0" };
         assert_eq!(owner.comment(), "6fd94d501e58f0aa-287fc69eff0574a2, net: unit-test, if: eth0, id: one");
+    }
+
+    #[test]
+    fn comments_are_cut_between_characters() {
+        let network = "n".repeat(81);
+        let owner = Owner { network: &network, container_id: "one", ifname: "ééééééé" };
+        let comment = owner.comment();
+        assert!((126..=128).contains(&comment.len()) && comment.starts_with(&owner.key()), "{comment}");
     }
 
     #[test]
