@@ -261,9 +261,6 @@ pub(super) fn gc(rules_of: &RuleSet, network: &str, valid: &[Attachment], unused
             let table = filter(v6);
             for rule in view.rules(table, CNI_FORWARD)?.iter().filter(|rule| kept.is_stale_rule(rule)) {
                 view.delete(table, CNI_FORWARD, rule.handle);
-                if let Some(key) = userdata::find_text(&rule.user_data, userdata::OWNER) {
-                    memory::forget(key);
-                }
             }
             for chain in [STAGE_1, STAGE_2] {
                 for rule in view.rules(table, chain)?.iter().filter(|rule| is_of_network(rule, &network)) {

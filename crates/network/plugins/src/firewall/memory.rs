@@ -52,3 +52,13 @@ pub(super) fn recall(key: &str) -> Vec<u64> {
 pub(super) fn forget(key: &str) {
     let _ = rustix::fs::unlink(path(key));
 }
+
+/// Forgets many: also those whose rules the original removed, which does not know of these files.
+pub(super) fn forget_those(doomed: impl Fn(&str) -> bool) {
+    let Ok(entries) = std::fs::read_dir(DIRECTORY) else { return };
+    for name in entries.flatten().map(|entry| entry.file_name()) {
+        if let Some(key) = name.to_str().filter(|key| doomed(key)) {
+            forget(key);
+        }
+    }
+}

@@ -11,7 +11,7 @@ use outrigger_cni_sdk::{AddResult, Attachment, Call, Code, Documentation, Error,
 
 use crate::Session;
 use crate::portmap::is_available;
-use crate::rules::{Backend, Owner, RuleView, Saved};
+use crate::rules::{Backend, Kept, Owner, RuleView, Saved};
 
 conf_enum! {
     /// Which way the rules are made.
@@ -83,7 +83,7 @@ impl Plugin for Firewall<'_> {
               table drops. With an `ingressPolicy`, packets from one bridge with a policy to another are dropped.",
         del: "removes the rules of the container's addresses, and those that are known to be the container's; needs neither \
               its namespace nor `prevResult`. Rules that keep networks apart stay for the other containers of the network.",
-        check: "all rules that ADD makes must be there.",
+        check: "all rules that ADD makes must be there, in either layout.",
         gc: "removes the rules of containers that are not in the list. When the list is empty and no port is left on the \
              bridge, it removes the rules that keep the network apart.",
         status: "not ready (50) if the kernel takes no rules, or if `backend` is `firewalld`.",
@@ -130,10 +130,13 @@ impl Plugin for Firewall<'_> {
     fn check(&self, call: &Call<'_, FirewallConf>) -> Result<(), Error> {
         let plan = plan(call, call.prev()?)?;
         let mut view = RuleView::new(self.0.nft()?);
-        match usable(self.0, call.conf.backend)? {
+        let mut layout = |backend| match backend {
             Backend::Iptables => iptables::check(&mut view, &plan),
             Backend::Nftables => nftables::check(&mut view, &plan),
-        }
+        };
+        let backend = usable(self.0, call.conf.backend)?;
+        // The container may be older than the choice of the back end.
+        layout(backend).or_else(|error| layout(backend.other()).map_err(|_| error))
     }
 
     fn gc(&self, call: &Call<'_, FirewallConf>, valid: &[Attachment]) -> Result<(), Error> {
@@ -142,15 +145,23 @@ impl Plugin for Firewall<'_> {
         let mut unused = Vec::new();
         if valid.is_empty() {
             let links = self.0.host()?.links().map_err(|error| Error::internal(error.to_string()))?;
-            for bridge in iptables::isolated_bridges(&mut RuleView::new(self.0.nft()?), network)? {
+            let mut view = RuleView::new(self.0.nft()?);
+            let mut bridges = iptables::isolated_bridges(&mut view, network)?;
+            bridges.extend(nftables::isolated_bridges(&mut view, network)?);
+            for bridge in bridges {
                 let index = links.iter().find(|link| link.name == bridge).map(|link| link.index);
                 if index.is_none_or(|index| !links.iter().any(|link| link.master == Some(index))) {
                     unused.push(bridge);
                 }
             }
         }
-        iptables::gc(self.0.rules(), network, valid, unused);
-        nftables::gc(self.0.rules(), network, valid);
+        iptables::gc(self.0.rules(), network, valid, unused.clone());
+        nftables::gc(self.0.rules(), network, valid, unused);
+        let (network, valid) = Kept::new(network, valid).into_owned();
+        self.0.rules().afterwards(move |_| {
+            let kept = Kept::new(&network, &valid);
+            memory::forget_those(|key| kept.is_stale(key));
+        });
         self.0.commit_rules()
     }
 

@@ -167,7 +167,25 @@ pub(super) fn check(view: &mut RuleView<'_>, plan: &Plan) -> Result<(), Error> {
     Ok(())
 }
 
-pub(super) fn gc(rules: &RuleSet, network: &str, valid: &[Attachment]) {
+/// The bridges that a network keeps apart.
+pub(super) fn isolated_bridges(view: &mut RuleView<'_>, network: &str) -> Result<Vec<String>, Error> {
+    if !view.has_chain(TABLE, FORWARD)? {
+        return Ok(Vec::new());
+    }
+    let mut bridges = Vec::new();
+    for set in [BRIDGES, SELF] {
+        bridges.extend(view.elements(TABLE, set)?.iter().filter_map(|element| bridge_of(element, network)));
+    }
+    Ok(bridges)
+}
+
+/// The bridge whose isolation a network asked for with an element.
+fn bridge_of(element: &Element, network: &str) -> Option<String> {
+    let name = element.key.bytes().split(|byte| *byte == 0).next().filter(|_| element.comment() == Some(network))?;
+    String::from_utf8(name.to_vec()).ok()
+}
+
+pub(super) fn gc(rules: &RuleSet, network: &str, valid: &[Attachment], unused_bridges: Vec<String>) {
     let (network, valid) = Kept::new(network, valid).into_owned();
     rules.plan(move |view| {
         let kept = Kept::new(&network, &valid);
@@ -175,13 +193,15 @@ pub(super) fn gc(rules: &RuleSet, network: &str, valid: &[Attachment]) {
             return Ok(());
         }
         remove(view, |element| element.comment().is_some_and(|comment| kept.is_stale(comment)))?;
-        if valid.is_empty() {
-            for set in [BRIDGES, SELF] {
-                let of_network = |element: &Element| element.comment() == Some(&network);
-                let keys: Vec<_> =
-                    view.elements(TABLE, set)?.into_iter().filter(of_network).map(|element| element.key).collect();
-                view.delete_elements(TABLE, set, &keys);
-            }
+        if unused_bridges.is_empty() {
+            return Ok(());
+        }
+        for set in [BRIDGES, SELF] {
+            let is_unused =
+                |element: &Element| bridge_of(element, &network).is_some_and(|bridge| unused_bridges.contains(&bridge));
+            let keys: Vec<_> =
+                view.elements(TABLE, set)?.into_iter().filter(is_unused).map(|element| element.key).collect();
+            view.delete_elements(TABLE, set, &keys);
         }
         Ok(())
     });
