@@ -560,7 +560,7 @@ mod by_hand {
 
         let listed = machine.json(&["list", "-o", "json"])?;
         ensure!(listed[0]["problems"][0].as_str().is_some_and(|problem| problem.contains("is a path")), "{listed}");
-        ensure!(listed[1]["pods"] == true && listed[1]["problems"] == json!([]), "{listed}");
+        ensure!(listed[1]["usedBy"] == json!(["CRI-O"]) && listed[1]["problems"] == json!([]), "{listed}");
         let versions = machine.json(&["version", "bridge", "portmap", "-o", "json"])?;
         ensure!(
             versions[1]["supportedVersions"].as_array().is_some_and(|all| all.contains(&json!("1.0.0"))),
@@ -611,7 +611,9 @@ mod by_hand {
         // A reboot: the namespaces are gone, files of them and the cache are not.
         machine.outrigger(&["add", "pods", "one", "--create-netns"])?.ok()?;
         machine.outrigger(&["add", "pods", "two", "--create-netns", "--container-id", "two"])?.ok()?;
-        machine.host.sh("umount /run/netns/two; : > /var/lib/cni/results/pods-three-eth0")?;
+        machine
+            .host
+            .sh("umount /run/netns/two; cd /var/lib/cni/results; : > pods-four-eth0; touch -d @1 pods-three-eth0")?;
         let collected = machine.json(&["gc", "pods", "--live", "-o", "json"])?;
         ensure!(collected[0]["deleted"] == json!(["three/eth0", "two/eth0"]), "{collected}");
         machine.host.container_sh("one", "ping -c 1 -W 5 10.97.0.1")?;

@@ -92,6 +92,8 @@ pub(crate) struct AttachmentArgs {
 
 /// How `cni add` attaches.
 #[derive(Debug, Args)]
+// Written out, since what the environment gives would be shown as required.
+#[command(override_usage = "outrigger cni add [OPTIONS] <NETWORK> <NETNS>")]
 pub(crate) struct AddArgs {
     /// The network: its name in the configuration directory, or the path of a file.
     pub network: String,
@@ -113,12 +115,13 @@ pub(crate) struct AddArgs {
 
 /// How `cni del` detaches.
 #[derive(Debug, Args)]
+#[command(override_usage = "outrigger cni del [OPTIONS] <NETWORK> <NETNS|--container-id <ID>>")]
+#[command(group = clap::ArgGroup::new("whose").required(true).multiple(true).args(["netns", "container_id"]))]
 pub(crate) struct DelArgs {
     /// The network: its name in the configuration directory, or the path of a file. One that is not configured any more is
     /// taken from the cache.
     pub network: String,
     /// The network namespace: a name (`/run/netns/NAME`), or a path. It may be gone.
-    #[arg(required_unless_present = "container_id")]
     pub netns: Option<String>,
     #[command(flatten)]
     pub attachment: AttachmentArgs,
@@ -133,6 +136,7 @@ pub(crate) struct DelArgs {
 
 /// How `cni check` checks.
 #[derive(Debug, Args)]
+#[command(override_usage = "outrigger cni check [OPTIONS] <NETWORK> <NETNS>")]
 pub(crate) struct CheckArgs {
     /// The network: its name in the configuration directory, or the path of a file.
     pub network: String,
@@ -148,6 +152,9 @@ pub(crate) struct CheckArgs {
 
 /// What `cni gc` takes for valid.
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "outrigger cni gc [OPTIONS] <--valid <ID[/IFNAME]>|--valid-from <FILE>|--live|--none> <NETWORK|--all>"
+)]
 #[command(after_help = "Examples:\n  \
     outrigger cni gc --all --live                      what a timer may run at any time\n  \
     outrigger cni gc --all --live --with-plugins       at boot, before the container runtime starts\n  \
@@ -168,15 +175,17 @@ pub(crate) struct GcArgs {
     /// A valid attachment; the interface is that of `--ifname` if it is left out.
     #[arg(long, value_name = "ID[/IFNAME]")]
     pub valid: Vec<String>,
-    /// A file with valid attachments, one a line in the form of `--valid`; `-` reads standard input.
+    /// A file with valid attachments, one a line in the form of `--valid`; `-` reads standard input. One without any is
+    /// refused: `--none` says that nothing is valid.
     #[arg(long, value_name = "FILE")]
     pub valid_from: Option<PathBuf>,
-    /// Attachments of the cache whose network namespace is still there are valid. The plugins' own collection is left out:
-    /// it would take an attachment that is being made for garbage.
+    /// Attachments of the cache whose network namespace is still there are valid, and so is one whose file is damaged and
+    /// was written since the host was booted. The plugins' own collection is left out: it would take an attachment that is
+    /// being made for garbage.
     #[arg(long, conflicts_with = "none")]
     pub live: bool,
     /// With `--live`: have the plugins collect as well. Only while no container is being started. Refused when there is a
-    /// namespace that the cache does not know.
+    /// namespace that the cache does not know, or a file of the cache of which nobody can tell whose it is.
     #[arg(long, requires = "live")]
     pub with_plugins: bool,
     /// Nothing is valid: delete every attachment of the network.

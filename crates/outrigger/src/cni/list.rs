@@ -13,6 +13,9 @@ use super::args::{CacheArgs, Explain, ListArgs, Places, VersionArgs};
 use super::{print, runtime, show, told};
 use crate::say;
 
+/// The binary of which our plugins are names.
+const HOLDER: &str = "outrigger-cni";
+
 const QUIET: Explain = Explain { explain: false, dry_run: false };
 
 /// Every network of the directory that can be read.
@@ -28,7 +31,20 @@ pub(super) fn all(places: &Places) -> Result<Vec<NetworkList>> {
     Ok(networks)
 }
 
-/// `cni list`: sorted as containerd and CRI-O do, of which the first valid one is what pods get.
+/// The files of the directory that cannot be used, by the name of their network as far as it can be made out.
+pub(super) fn broken(places: &Places) -> Result<Vec<(String, Error)>> {
+    let found = read(&places.config_dir, Order::Libcni).map_err(told)?;
+    let broken = found.into_iter().filter_map(|found| Some((found.name, found.network.err()?)));
+    Ok(broken.map(|(name, error)| (name.unwrap_or_else(|| "?".to_owned()), error)).collect())
+}
+
+/// Names of the directory's networks, also of those that are broken.
+pub(super) fn names(places: &Places) -> Result<Vec<String>> {
+    let found = read(&places.config_dir, Order::Libcni).map_err(told)?;
+    Ok(found.into_iter().filter_map(|found| found.name).collect())
+}
+
+/// `cni list`: sorted as containerd and CRI-O do.
 pub(super) fn networks(args: &ListArgs) -> Result<()> {
     let runtime = runtime(&args.places, QUIET);
     let found = read(&args.places.config_dir, Order::ByName).map_err(told)?;
@@ -37,26 +53,38 @@ pub(super) fn networks(args: &ListArgs) -> Result<()> {
         .into_iter()
         .filter_map(|found| Some((found.name?, found.file)))
         .collect();
-    let mut pods_get = Some(());
+    let missing: Vec<_> =
+        found.iter().map(|entry| entry.network.as_ref().ok().and_then(|network| missing(&runtime, network))).collect();
+    // containerd takes the first file or nothing. CRI-O passes over what is broken, or needs a plugin that is not there.
+    let containerd = 0;
+    let crio = found.iter().zip(&missing).position(|(entry, missing)| entry.network.is_ok() && missing.is_none());
     let (mut rows, mut values) = (Vec::new(), Vec::new());
-    for entry in found {
+    for (index, (entry, missing)) in found.iter().zip(missing).enumerate() {
         let mut problems = Vec::new();
         let (mut version, mut plugins) = (String::new(), Vec::new());
+        let mut used_by = Vec::new();
         match &entry.network {
             Ok(network) => {
                 version = network.version.to_string();
                 plugins = network.plugins.iter().map(|plugin| plugin.kind.clone()).collect();
-                problems.extend(missing(&runtime, network));
+                problems.extend(missing);
                 let first = by_name.iter().find(|(name, _)| *name == network.name).map(|(_, file)| file);
                 if let Some(first) = first.filter(|first| **first != entry.file) {
-                    problems.push(format!("hidden by {}, which has the same name", first.display()));
+                    let first = first.file_name().unwrap_or_default().to_string_lossy();
+                    problems.push(format!("{first} has the same name: podman and cnitool take that one"));
+                }
+                used_by.extend((index == containerd).then_some("containerd"));
+                used_by.extend((Some(index) == crio).then_some("CRI-O"));
+            }
+            Err(error) => {
+                problems.push(without_file(error, &entry.file));
+                if index == containerd {
+                    problems.push("containerd stops here and has no network at all".to_owned());
                 }
             }
-            Err(error) => problems.push(without_file(error, &entry.file)),
         }
-        let is_pods = entry.network.is_ok() && pods_get.take().is_some();
         rows.push(vec![
-            if is_pods { "pods".to_owned() } else { "-".to_owned() },
+            print::or_dash(used_by.join(",")),
             entry.name.clone().unwrap_or_else(|| "?".to_owned()),
             print::or_dash(version.as_str()),
             print::or_dash(plugins.join(",")),
@@ -64,7 +92,7 @@ pub(super) fn networks(args: &ListArgs) -> Result<()> {
             if problems.is_empty() { "ok".to_owned() } else { problems.join("; ") },
         ]);
         values.push(json!({
-            "file": entry.file, "network": entry.name, "pods": is_pods, "cniVersion": version, "plugins": plugins,
+            "file": entry.file, "network": entry.name, "usedBy": used_by, "cniVersion": version, "plugins": plugins,
             "problems": problems,
         }));
     }
@@ -128,10 +156,9 @@ fn installed(places: &Places) -> Vec<String> {
         for entry in entries.flatten() {
             let executable = fs_err::metadata(entry.path())
                 .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
-            // dhcp's daemon and the like answer as plugins too; only what is no name at all is left out.
-            if let (true, Ok(name)) = (executable, entry.file_name().into_string()) {
-                names.insert(name);
-            }
+            // What is being written has a dot; the binary that holds our plugins is none itself.
+            let name = entry.file_name().into_string().ok().filter(|name| !name.starts_with('.') && name != HOLDER);
+            names.extend(name.filter(|_| executable));
         }
     }
     names.into_iter().collect()
@@ -146,26 +173,27 @@ pub(super) fn cache(args: &CacheArgs) -> Result<()> {
         match file.content {
             Ok(cached) if wanted(args, &cached) => {
                 let addresses = addresses(&cached);
+                let state = state(cached.netns().as_deref());
                 let netns = cached.netns().map(|path| path.display().to_string()).unwrap_or_default();
-                let state = if is_live(&cached) { "live" } else { "namespace gone" };
+                let live = (state != State::Unknown).then_some(state == State::Live);
                 rows.push(vec![
                     cached.network.clone(),
                     cached.attachment.container_id.clone(),
                     cached.attachment.ifname.clone(),
                     print::or_dash(addresses.join(",")),
                     print::or_dash(netns.as_str()),
-                    state.to_owned(),
+                    state.words().to_owned(),
                 ]);
                 values.push(json!({
                     "file": file.file, "network": cached.network, "containerID": cached.attachment.container_id,
-                    "ifname": cached.attachment.ifname, "addresses": addresses, "netns": netns, "live": is_live(&cached),
+                    "ifname": cached.attachment.ifname, "addresses": addresses, "netns": netns, "live": live,
                     "result": cached.result,
                 }));
             }
             Err(damage) if args.network.is_none() && args.container_id.is_none() => {
                 let dash = || "?".to_owned();
                 rows.push(vec![dash(), dash(), dash(), dash(), dash(), format!("damaged file {name}: {damage}")]);
-                values.push(json!({ "file": file.file, "problem": damage }));
+                values.push(json!({ "file": file.file, "problem": damage.to_string() }));
             }
             Ok(_) | Err(_) => {}
         }
@@ -183,7 +211,29 @@ fn addresses(cached: &Cached) -> Vec<String> {
     result.map(|result| result.ips.iter().map(|ip| ip.address.to_string()).collect()).unwrap_or_default()
 }
 
-/// Whether the attachment's network namespace is still there. Of one that never named it, nobody knows.
-pub(super) fn is_live(cached: &Cached) -> bool {
-    cached.netns().is_none_or(|path| !NetNs::open(path).is_err_and(|error| error.is_namespace_gone()))
+/// Whether an attachment's network namespace is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Live,
+    Gone,
+    /// It was never named, or cannot be looked at.
+    Unknown,
+}
+
+impl State {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Gone => "namespace gone",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+pub(super) fn state(netns: Option<&Path>) -> State {
+    match netns.map(NetNs::open) {
+        Some(Ok(_)) => State::Live,
+        Some(Err(error)) if error.is_namespace_gone() => State::Gone,
+        Some(Err(_)) | None => State::Unknown,
+    }
 }

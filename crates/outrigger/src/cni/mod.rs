@@ -8,10 +8,11 @@ mod print;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use outrigger_cni_sdk::runtime::{Attachment, Error, Event, Id, NetworkList, Runtime, split_path};
-use outrigger_cni_sdk::{Code, Command};
+use outrigger_cni_sdk::{Code, Command, Version};
 use outrigger_netlink::NetNs;
+use outrigger_netlink::route::Handle;
 use serde_json::Value;
 use sha2::{Digest as _, Sha512};
 
@@ -56,7 +57,11 @@ fn add(args: &AddArgs) -> Result<()> {
             attachment.ifname
         );
     }
+    runtime.admit(&network, &attachment).map_err(told)?;
     let made = prepare(&netns, args.create_netns)?;
+    if !made {
+        refuse_interface(&network, &attachment, &netns)?;
+    }
     let added = match runtime.add(&network, &attachment) {
         Ok(added) => added,
         Err(error) => return Err(undo(args, &runtime, &network, &attachment, &netns, made, error)),
@@ -75,6 +80,27 @@ fn prepare(netns: &Path, create: bool) -> Result<bool> {
     NetNs::open(netns).map(|_| false).with_context(|| format!("the network namespace cannot be used{hint}"))
 }
 
+/// An interface that is there already is somebody else's. ADD would fail, and the DEL that has to follow a failed ADD would
+/// remove it.
+fn refuse_interface(network: &NetworkList, attachment: &Attachment, netns: &Path) -> Result<()> {
+    // Every namespace has one interface from the beginning, and one plugin is about that.
+    if network.plugins.iter().all(|plugin| plugin.kind == "loopback") {
+        return Ok(());
+    }
+    let found = NetNs::open(netns).and_then(|netns| Handle::in_netns(&netns)?.find_link(attachment.ifname.as_str()));
+    if found.with_context(|| format!("cannot look for {} in {}", attachment.ifname, netns.display()))?.is_none() {
+        return Ok(());
+    }
+    bail!(
+        "{} is in {} already, and not as attachment {} of {:?}; choose another name with --ifname, or detach it as what it \
+         is (outrigger cni cache shows who is attached)",
+        attachment.ifname,
+        netns.display(),
+        attachment.container_id,
+        network.name
+    )
+}
+
 /// After a failed ADD a runtime owes a DEL.
 fn undo(
     args: &AddArgs,
@@ -85,16 +111,29 @@ fn undo(
     made: bool,
     error: Error,
 ) -> anyhow::Error {
-    let error = told(error);
     if args.keep_failed {
-        let undo = format!("outrigger cni del {} {}", args.network, args.netns);
-        return error.context(format!("what was made stays (--keep-failed); undo it with: {undo}"));
+        let undo = format!(
+            "outrigger cni del {} {} --container-id {} --ifname {}",
+            args.network, args.netns, attachment.container_id, attachment.ifname
+        );
+        return anyhow!("{}; what was made stays (--keep-failed), undo it with: {undo}", error.report());
     }
-    let undone = runtime.del(network, attachment).map_err(told);
-    let removed = if made { NetNs::remove(netns).map_err(anyhow::Error::new) } else { Ok(()) };
-    match undone.and(removed) {
-        Ok(()) => error,
-        Err(second) => error.context(format!("and it could not be undone: {second:#}; the cause")),
+    let undone = runtime.del(network, attachment).err().filter(|second| !is_same(&error, second));
+    let removed = if made { NetNs::remove(netns).err() } else { None };
+    let removed = removed.map(|error| format!("{:#}", anyhow::Error::new(error)));
+    match undone.map(|error| error.report()).into_iter().chain(removed).collect::<Vec<_>>() {
+        failed if failed.is_empty() => told(error),
+        failed => anyhow!("{}; undoing it failed too: {}", error.report(), failed.join("; ")),
+    }
+}
+
+/// Whether two errors tell the same.
+fn is_same(first: &Error, second: &Error) -> bool {
+    match (first, second) {
+        (Error::Plugin { plugin, error, .. }, Error::Plugin { plugin: other, error: second, .. }) => {
+            (plugin, error) == (other, second)
+        }
+        _ => first.report() == second.report(),
     }
 }
 
@@ -137,9 +176,9 @@ fn check(args: &CheckArgs) -> Result<()> {
 
 fn status(args: &StatusArgs) -> Result<Outcome> {
     let runtime = runtime(&args.places, args.explain);
-    let networks = match &args.network {
-        Some(name) => vec![network(&args.places, name)?],
-        None => list::all(&args.places)?,
+    let (networks, broken) = match &args.network {
+        Some(name) => (vec![network(&args.places, name)?], Vec::new()),
+        None => (list::all(&args.places)?, list::broken(&args.places)?),
     };
     if args.explain.dry_run {
         for network in &networks {
@@ -147,23 +186,27 @@ fn status(args: &StatusArgs) -> Result<Outcome> {
         }
         return Ok(Outcome::Done);
     }
-    let mut rows = Vec::new();
-    let mut values = Vec::new();
-    let mut ready = true;
-    for network in &networks {
-        let complaint = runtime.status(network).err();
-        let code = complaint.as_ref().and_then(Error::code).map(Code::number);
-        let why = complaint.as_ref().map(Error::report).unwrap_or_default();
-        ready &= complaint.is_none();
-        let word = if complaint.is_none() { "yes" } else { "no" };
-        let code_cell = print::or_dash(code.map(|code| code.to_string()).unwrap_or_default());
-        rows.push(vec![network.name.clone(), word.to_owned(), code_cell, print::or_dash(why.as_str())]);
-        values.push(
-            serde_json::json!({ "network": network.name, "ready": complaint.is_none(), "code": code, "why": why }),
-        );
-    }
-    show(&args.places, &["NETWORK", "READY", "CODE", "WHY"], &rows, values)?;
-    Ok(if ready { Outcome::Done } else { Outcome::NotReady })
+    let answers = networks.iter().map(|network| match runtime.status(network) {
+        Err(error) => (network.name.clone(), false, error.code().map(Code::number), error.report()),
+        Ok(()) if network.version < Version::V1_1_0 => {
+            let why = format!("the plugins are there; version {} has no STATUS to ask them", network.version);
+            (network.name.clone(), true, None, why)
+        }
+        Ok(()) => (network.name.clone(), true, None, String::new()),
+    });
+    let unusable = broken.into_iter().map(|(name, error)| (name, false, None, error.report()));
+    let answers: Vec<_> = answers.chain(unusable).collect();
+    let rows: Vec<_> = answers
+        .iter()
+        .map(|(name, ready, code, why)| {
+            let word = if *ready { "yes" } else { "no" };
+            let code = print::or_dash(code.map(|code| code.to_string()).unwrap_or_default());
+            vec![name.clone(), word.to_owned(), code, print::or_dash(why.as_str())]
+        })
+        .collect();
+    let value = |(name, ready, code, why): &(String, bool, Option<u32>, String)| serde_json::json!({ "network": name, "ready": ready, "code": code, "why": why });
+    show(&args.places, &["NETWORK", "READY", "CODE", "WHY"], &rows, answers.iter().map(value).collect())?;
+    Ok(if answers.iter().all(|(_, ready, ..)| *ready) { Outcome::Done } else { Outcome::NotReady })
 }
 
 /// Prints rows as the user wants them.
@@ -290,8 +333,8 @@ mod tests {
     #[test]
     fn arguments_are_read_or_refused() {
         let netns = Path::new("/run/netns/x");
-        let attachment = attachment(&args(Some("A=1;;B=x=y"), Some(r#"{"mac":"x"}"#)), Some(netns)).unwrap();
-        assert_eq!(attachment.args, [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "x=y".to_owned())]);
+        let attachment = attachment(&args(Some("A=1;;B=x"), Some(r#"{"mac":"x"}"#)), Some(netns)).unwrap();
+        assert_eq!(attachment.args, [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "x".to_owned())]);
         assert_eq!(attachment.capabilities["mac"], "x");
         assert!(super::attachment(&args(Some("A"), None), Some(netns)).is_err());
         assert!(super::attachment(&args(None, Some("[]")), Some(netns)).is_err());

@@ -5,6 +5,7 @@
 //! whole or not at all, also after a loss of power; and one that is damaged, empty ones above all, is treated as absent.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -14,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -47,12 +49,7 @@ impl Cached {
     /// The network namespace: as it was given to ADD, or, where the writer did not note that (libcni before 1.2), as the
     /// result names it.
     pub fn netns(&self) -> Option<PathBuf> {
-        let sandbox = || {
-            let interfaces = self.result.as_ref()?.get("interfaces")?.as_array()?;
-            let mut sandboxes = interfaces.iter().filter_map(|interface| interface.get("sandbox")?.as_str());
-            sandboxes.find(|sandbox| !sandbox.is_empty()).map(PathBuf::from)
-        };
-        self.attachment.netns.clone().or_else(sandbox)
+        self.attachment.netns.clone().or_else(|| sandbox(self.result.as_ref()?))
     }
 
     /// The network as it was configured at the time of ADD, without plugins that were in files of their own.
@@ -66,8 +63,32 @@ impl Cached {
 pub struct CacheFile {
     /// The file.
     pub file: PathBuf,
+    /// When it was last written.
+    pub modified: Option<SystemTime>,
     /// The attachment, or what is wrong with the file.
-    pub content: Result<Cached, String>,
+    pub content: Result<Cached, Damage>,
+}
+
+/// Why a file of the cache does not tell of an attachment.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Damage {
+    /// It cannot be read, which says nothing of what it holds.
+    Unreadable(String),
+    /// It is in a format that this library does not know.
+    Kind(String),
+    /// A result alone, as very old writers left it: it does not say whose it is.
+    Bare(Value),
+    /// Its content is lost.
+    Lost(String),
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(why) | Self::Kind(why) | Self::Lost(why) => f.write_str(why),
+            Self::Bare(_) => f.write_str("a result in the old format, which does not say whose it is"),
+        }
+    }
 }
 
 /// What a look into the cache found.
@@ -133,18 +154,21 @@ impl Cache {
         let bytes = match read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Lookup::Absent),
-            Err(error) => return Ok(Lookup::Damaged(error.to_string())),
+            // The content is lost, and nobody will ever read it. Anything else may be better the next time.
+            Err(error) if [Errno::IO, Errno::ISDIR].iter().any(|lost| is(&error, *lost)) => {
+                return Ok(Lookup::Damaged(error.to_string()));
+            }
+            Err(error) => return Err(Error::file("read", path)(error)),
         };
         Ok(match decode(&bytes) {
-            Ok(Decoded::Current(cached)) => Lookup::Found(cached),
-            // Older than this format: the result alone.
-            Ok(Decoded::Bare(result)) => Lookup::Found(Box::new(Cached {
+            Ok(cached) => Lookup::Found(Box::new(cached)),
+            Err(Damage::Bare(result)) => Lookup::Found(Box::new(Cached {
                 network: network.to_owned(),
                 attachment: Attachment::new(&attachment.container_id, &attachment.ifname),
                 config: Vec::new(),
                 result: Some(result),
             })),
-            Err(damage) => Lookup::Damaged(damage),
+            Err(damage) => Lookup::Damaged(damage.to_string()),
         })
     }
 
@@ -188,16 +212,11 @@ impl Cache {
             let content = match read(&file) {
                 // Deleted meanwhile: by a DEL that runs beside this.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => Err(error.to_string()),
-                Ok(bytes) => match decode(&bytes) {
-                    Ok(Decoded::Current(cached)) => Ok(*cached),
-                    Ok(Decoded::Bare(_)) => {
-                        Err("a result in the old format, which does not say whose it is".to_owned())
-                    }
-                    Err(damage) => Err(damage),
-                },
+                Err(error) => Err(Damage::Unreadable(error.to_string())),
+                Ok(bytes) => decode(&bytes),
             };
-            found.push(CacheFile { file, content });
+            let modified = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+            found.push(CacheFile { file, modified, content });
         }
         found.sort_by(|a, b| a.file.cmp(&b.file));
         Ok(found)
@@ -223,37 +242,62 @@ pub(crate) fn remove_file(file: &Path) -> Result<(), Error> {
     remove(file).map_err(Error::file("remove", file))
 }
 
-/// Guesses container id and interface from the name of a damaged file of that network. Both may hold a `-`, so the guess
-/// may be wrong; deleting an attachment that never was is no harm.
-pub(crate) fn guess(file: &Path, network: &str) -> Option<Attachment> {
-    let rest = file.file_name()?.to_str()?.strip_prefix(network)?.strip_prefix('-')?;
-    let (id, ifname) = rest.rsplit_once('-')?;
-    let attachment = Attachment::new(id, ifname);
-    (names::check_container(id).is_ok() && names::check_interface(ifname).is_ok()).then_some(attachment)
+/// Makes out container id and interface from the name of a file of that network: none if it is another network's, and
+/// what else it may be if it can be read in several ways, since all three parts may hold a `-`.
+pub(crate) fn guess(file: &Path, network: &str, networks: &[&str]) -> Option<Result<Attachment, String>> {
+    let name = file.file_name()?.to_str()?;
+    let own = name.strip_prefix(network)?.strip_prefix('-')?;
+    let readings = |rest: &str| -> Vec<Attachment> {
+        let splits = rest.match_indices('-').map(|(at, _)| Attachment::new(&rest[..at], &rest[at + 1..]));
+        splits
+            .filter(|found| names::container(&found.container_id).is_ok() && names::interface(&found.ifname).is_ok())
+            .collect()
+    };
+    let mut found = readings(own);
+    let other = |known: &&&str| {
+        let rest = name.strip_prefix(**known).and_then(|rest| rest.strip_prefix('-'));
+        **known != network && rest.is_some_and(|rest| !readings(rest).is_empty())
+    };
+    if found.is_empty() {
+        return None;
+    }
+    if let Some(other) = networks.iter().find(other) {
+        return Some(Err(format!("its name may be that of network {other:?} too")));
+    }
+    if found.len() > 1 {
+        return Some(Err("where in its name the container's id ends is not clear".to_owned()));
+    }
+    found.pop().map(Ok)
 }
 
-enum Decoded {
-    Current(Box<Cached>),
-    Bare(Value),
+/// The network namespace that a result names.
+pub(crate) fn sandbox(result: &Value) -> Option<PathBuf> {
+    let interfaces = result.get("interfaces")?.as_array()?;
+    let mut sandboxes = interfaces.iter().filter_map(|interface| interface.get("sandbox")?.as_str());
+    sandboxes.find(|sandbox| !sandbox.is_empty()).map(PathBuf::from)
 }
 
-fn decode(bytes: &[u8]) -> Result<Decoded, String> {
+fn decode(bytes: &[u8]) -> Result<Cached, Damage> {
+    let lost = |why: String| Err(Damage::Lost(why));
     if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Err("empty".to_owned());
+        return lost("empty".to_owned());
     }
-    let value: Value = serde_json::from_slice(bytes).map_err(|error| format!("not JSON: {error}"))?;
-    let Value::Object(object) = &value else { return Err("not a JSON object".to_owned()) };
-    if object.get("kind").is_none() {
-        return Ok(Decoded::Bare(value));
+    let value: Value = match serde_json::from_slice(bytes) {
+        Ok(value) => value,
+        Err(error) => return lost(format!("not JSON: {error}")),
+    };
+    let Value::Object(object) = &value else { return lost("not a JSON object".to_owned()) };
+    match object.get("kind") {
+        None => return Err(Damage::Bare(value)),
+        Some(kind) if kind != KIND => return Err(Damage::Kind(format!("kind {kind} instead of {KIND:?}"))),
+        Some(_) => {}
     }
-    let wire = Wire::deserialize(&value).map_err(|error| error.to_string())?;
-    if wire.kind != KIND {
-        return Err(format!("kind {:?} instead of {KIND:?}", wire.kind));
-    }
+    let wire = Wire::deserialize(&value).map_err(|error| Damage::Lost(error.to_string()))?;
     if wire.container_id.is_empty() || wire.if_name.is_empty() || wire.network_name.is_empty() {
-        return Err("network, container or interface is missing".to_owned());
+        return lost("network, container or interface is missing".to_owned());
     }
-    let config = BASE64.decode(wire.config.unwrap_or_default()).map_err(|error| format!("config: {error}"))?;
+    let config = BASE64.decode(wire.config.unwrap_or_default());
+    let config = config.map_err(|error| Damage::Lost(format!("config: {error}")))?;
     let attachment = Attachment {
         container_id: wire.container_id,
         netns: wire.netns.filter(|netns| !netns.is_empty()).map(PathBuf::from),
@@ -261,7 +305,7 @@ fn decode(bytes: &[u8]) -> Result<Decoded, String> {
         args: wire.cni_args.unwrap_or_default(),
         capabilities: wire.capability_args.unwrap_or_default().into_iter().collect(),
     };
-    Ok(Decoded::Current(Box::new(Cached { network: wire.network_name, attachment, config, result: wire.result })))
+    Ok(Cached { network: wire.network_name, attachment, config, result: wire.result })
 }
 
 fn encode(cached: &Cached) -> Vec<u8> {
@@ -300,10 +344,14 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
+}
+
 /// Removes a file that may be gone already.
 fn remove(path: &Path) -> io::Result<()> {
     match rustix::fs::unlink(path) {
-        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }
@@ -393,7 +441,8 @@ mod tests {
             ("[]", "not a JSON object"),
             ("{\"kind\":\"cniCacheV9\"}", "kind \"cniCacheV9\""),
             ("{\"kind\":\"cniCacheV1\"}", "is missing"),
-            ("{\"kind\":7}", "invalid type"),
+            ("{\"kind\":7}", "kind 7 instead"),
+            ("{\"kind\":\"cniCacheV1\",\"containerId\":7}", "invalid type"),
             (r#"{"kind":"cniCacheV1","containerId":"c","ifName":"e","networkName":"n","config":"%"}"#, "config"),
         ] {
             File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
@@ -411,7 +460,7 @@ mod tests {
         File::create(&path).unwrap().write_all(br#"{"cniVersion":"0.4.0","ips":[]}"#).unwrap();
         let Lookup::Found(found) = cache.get("net", &attachment()).unwrap() else { panic!() };
         assert_eq!(found.result.unwrap()["cniVersion"], "0.4.0");
-        assert!(cache.files().unwrap()[0].content.is_err(), "it does not say whose it is");
+        assert!(matches!(cache.files().unwrap()[0].content, Err(Damage::Bare(_))), "it does not say whose it is");
     }
 
     #[test]
@@ -428,10 +477,25 @@ mod tests {
     }
 
     #[test]
-    fn owners_of_damaged_files_are_guessed() {
-        let found = guess(Path::new("/x/net-a-c1-eth0"), "net-a").unwrap();
+    fn owners_of_damaged_files_are_guessed_if_there_is_one_reading() {
+        let guess = |file: &str, network: &str| guess(Path::new(file), network, &["net", "net-b", "x-net"]);
+        let found = guess("/x/net-c1-eth0", "net").unwrap().unwrap();
         assert_eq!((found.container_id.as_str(), found.ifname.as_str()), ("c1", "eth0"));
-        assert!(guess(Path::new("/x/other-c1-eth0"), "net").is_none());
-        assert!(guess(Path::new("/x/net-eth0"), "net").is_none());
+        let found = guess("/x/n-a-c1-eth0", "n-a").unwrap().unwrap();
+        assert_eq!((found.container_id.as_str(), found.ifname.as_str()), ("c1", "eth0"));
+        for (file, network) in
+            [("/x/other-c1-eth0", "net"), ("/x/net-eth0", "net"), ("/x/net--eth0", "net"), ("/x/net-b-eth0", "net-b")]
+        {
+            assert_eq!(guess(file, network), None, "{file}");
+        }
+        for (file, network, why) in [
+            ("/x/net-b-c1-eth0", "net", "network \"net-b\""),
+            ("/x/net-b-c1-eth0", "net-b", "network \"net\""),
+            ("/x/net-c1-e-0", "net", "not clear"),
+            ("/x/other-cnitool-12-eth0", "other", "not clear"),
+        ] {
+            let told = guess(file, network).unwrap().unwrap_err();
+            assert!(told.contains(why), "{file} of {network}: {told}");
+        }
     }
 }

@@ -76,7 +76,7 @@ impl Runtime {
             container_id: attachment.map(|attachment| attachment.container_id.clone()).unwrap_or_default(),
             ifname: attachment.map(|attachment| attachment.ifname.clone()).unwrap_or_default(),
             netns: attachment.and_then(|attachment| attachment.netns.clone()),
-            args: CniArgs::new(attachment.map(args).transpose()?.unwrap_or_default()),
+            args: CniArgs::new(attachment.map(args).unwrap_or_default()),
             path: self.plugin_path(),
             netns_override: false,
         };
@@ -179,17 +179,21 @@ fn configuration(
     Value::Object(config)
 }
 
-/// `CNI_ARGS` of an attachment.
-fn args(attachment: &Attachment) -> Result<String, Error> {
-    let mut pairs = Vec::new();
-    for (key, value) in &attachment.args {
-        if key.contains([';', '=', '\0']) || value.contains([';', '=', '\0']) || key.is_empty() {
+/// `CNI_ARGS` of an attachment, whatever is in them: what one ADD went through with, DEL must not refuse.
+fn args(attachment: &Attachment) -> String {
+    attachment.args.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(";")
+}
+
+/// Refuses arguments that plugins would not read as they are meant, or not at all.
+pub(super) fn check_args(attachment: &Attachment) -> Result<(), Error> {
+    let wrong = |text: &str| text.contains([';', '=', '\0']);
+    match attachment.args.iter().find(|(key, value)| key.is_empty() || wrong(key) || wrong(value)) {
+        None => Ok(()),
+        Some((key, value)) => {
             let problem = "neither side of an argument may hold ';' or '=', and the name must not be empty".to_owned();
-            return Err(Error::Argument { what: "CNI argument", value: format!("{key}={value}"), problem });
+            Err(Error::Argument { what: "CNI argument", value: format!("{key}={value}"), problem })
         }
-        pairs.push(format!("{key}={value}"));
     }
-    Ok(pairs.join(";"))
 }
 
 /// The error of a plugin that failed: what it printed, or what can be said in its place.

@@ -75,10 +75,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A plugin did not end in time and was killed.
-    #[error(
-        "plugin {plugin:?} did not finish {command} within {limit:?} and was killed; what it did is not known: delete \
-             the attachment before another attempt"
-    )]
+    #[error("plugin {plugin:?} did not finish {command} within {limit:?} and was killed{}", after_timeout(*command))]
     Timeout {
         /// The plugin's type.
         plugin: String,
@@ -165,6 +162,15 @@ impl Error {
     }
 }
 
+/// What to do about a plugin that was killed.
+fn after_timeout(command: Command) -> &'static str {
+    match command {
+        Command::Add => "; what it did is not known: delete the attachment before another attempt",
+        Command::Del | Command::Gc => "; what is left is not known: do it again",
+        Command::Check | Command::Status | Command::Version => "",
+    }
+}
+
 fn unreadable(broken: &[Error]) -> String {
     if broken.is_empty() {
         return String::new();
@@ -174,4 +180,9 @@ fn unreadable(broken: &[Error]) -> String {
 
 fn joined(errors: &[Error]) -> String {
     errors.iter().map(Error::report).collect::<Vec<_>>().join("; ")
+}
+
+/// One error of several; there is at least one.
+pub(super) fn several(mut errors: Vec<Error>) -> Error {
+    if errors.len() == 1 { errors.remove(0) } else { Error::Several(errors) }
 }

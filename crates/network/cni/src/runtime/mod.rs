@@ -29,10 +29,11 @@
 //! # Where it differs from libcni on purpose
 //!
 //! - The cache is written whole and flushed; damaged and empty files in it are treated as absent, by all commands.
-//! - DEL fills in from the cache what the caller leaves out: `CNI_ARGS` and capabilities. Without the latter, port mappings
-//!   would stay.
+//! - DEL and CHECK fill in from the cache what the caller leaves out: `CNI_ARGS` and capabilities. Without the latter, port
+//!   mappings would stay.
+//! - ADD and STATUS look for all plugins before they call the first.
 //! - A namespace file that is no namespace any more is handed to DEL as no namespace.
-//! - GC also deletes attachments whose cache file is damaged.
+//! - GC also deletes attachments whose cache file is damaged, if the file's name leaves no doubt whose it is.
 //! - A broken file in the configuration directory does not hide the networks of other files.
 //! - Names are checked on every command, since they become part of a path.
 //! - A plugin that hangs can be killed, and what it left running in the background is not waited for.
@@ -42,6 +43,7 @@ mod call;
 mod config;
 mod error;
 pub(crate) mod exec;
+mod garbage;
 mod locate;
 mod names;
 
@@ -54,16 +56,18 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub use cache::{CacheFile, Cached};
+pub use cache::{CacheFile, Cached, Damage};
 pub use call::{Event, Invocation, split_path};
 pub use config::{Found, NetworkList, Order, PluginConfig, networks};
 pub use error::Error;
+pub use garbage::{Collected, Held, LeftAlone, Plan};
 pub use locate::Place;
 use outrigger_netlink::NetNs;
 
 use crate::{AddResult, Command, Delegates, Environment, Version};
 use cache::{Cache, Lookup};
 use call::Injected;
+use error::several;
 
 /// Where plugins are when nobody says otherwise.
 pub const PLUGIN_DIR: &str = "/opt/cni/bin";
@@ -114,6 +118,17 @@ impl Attachment {
         self
     }
 
+    /// Takes what the caller left out from what is remembered, and gives the result.
+    fn complete(&mut self, cached: Cached) -> Option<Value> {
+        if self.args.is_empty() {
+            self.args = cached.attachment.args;
+        }
+        if self.capabilities.is_empty() {
+            self.capabilities = cached.attachment.capabilities;
+        }
+        cached.result
+    }
+
     /// Its identity within a network.
     pub fn id(&self) -> Id {
         Id { container_id: self.container_id.clone(), ifname: self.ifname.clone() }
@@ -129,6 +144,14 @@ pub struct Id {
     pub ifname: String,
 }
 
+impl Id {
+    /// Checks that both parts are names that an attachment can have.
+    pub fn check(&self) -> Result<(), Error> {
+        names::check_container(&self.container_id)?;
+        names::check_interface(&self.ifname)
+    }
+}
+
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.container_id, self.ifname)
@@ -142,24 +165,6 @@ pub struct Added {
     pub result: AddResult,
     /// The same as the last plugin printed it, in the version of the network.
     pub json: Value,
-}
-
-/// What GC did.
-#[derive(Debug, Default)]
-pub struct Collected {
-    /// Attachments of the cache that were not valid and were deleted.
-    pub deleted: Vec<Id>,
-    /// Plugins that collected their own garbage.
-    pub plugins: Vec<String>,
-    /// What failed. The rest was done all the same.
-    pub errors: Vec<Error>,
-}
-
-impl Collected {
-    /// An error if anything failed.
-    pub fn into_result(self) -> Result<Self, Error> {
-        if self.errors.is_empty() { Ok(self) } else { Err(several(self.errors)) }
-    }
 }
 
 /// Plugins that run in this process. Made anew for each call: they may hold sockets of a namespace.
@@ -261,9 +266,7 @@ impl Runtime {
     /// Adds a container to a network (section 3, "Adding an attachment"): each plugin in turn, with the result of the one
     /// before. The result is remembered. If it fails, call [`Runtime::del`].
     pub fn add(&self, network: &NetworkList, attachment: &Attachment) -> Result<Added, Error> {
-        // The names and their length are checked before anything is made that could not be remembered.
-        self.cache.path(&network.name, attachment)?;
-        need_netns(attachment)?;
+        self.admit(network, attachment)?;
         let mut result = None;
         for index in 0..network.plugins.len() {
             let injected = Injected { prev_result: result.as_ref(), valid: None };
@@ -284,6 +287,15 @@ impl Runtime {
             result: Some(json.clone()),
         })?;
         Ok(Added { result, json })
+    }
+
+    /// What can be told of an ADD without doing anything: whether the attachment can be named and remembered, and whether
+    /// all plugins are there. ADD begins with this.
+    pub fn admit(&self, network: &NetworkList, attachment: &Attachment) -> Result<(), Error> {
+        self.cache.path(&network.name, attachment)?;
+        need_netns(attachment)?;
+        call::check_args(attachment)?;
+        self.find_all(network)
     }
 
     /// Removes a container from a network (section 3, "Deleting an attachment"): each plugin in reverse, until one fails:
@@ -315,87 +327,29 @@ impl Runtime {
             path,
             damage,
         };
-        let result = match self.cache.get(&network.name, attachment)? {
+        let mut attachment = attachment.clone();
+        let result = match self.cache.get(&network.name, &attachment)? {
             Lookup::Absent => return Err(absent(None)),
             Lookup::Damaged(damage) => return Err(absent(Some(damage))),
-            Lookup::Found(cached) => match cached.result.map(|result| call::convert(result, network.version)) {
-                Some(Ok(result)) => result,
-                Some(Err(error)) => return Err(absent(Some(error.to_string()))),
-                None => return Err(absent(Some("it holds no result".to_owned()))),
-            },
+            Lookup::Found(cached) => {
+                match attachment.complete(*cached).map(|result| call::convert(result, network.version)) {
+                    Some(Ok(result)) => result,
+                    Some(Err(error)) => return Err(absent(Some(error.to_string()))),
+                    None => return Err(absent(Some("it holds no result".to_owned()))),
+                }
+            }
         };
         for index in 0..network.plugins.len() {
             let injected = Injected { prev_result: Some(&result), valid: None };
-            self.call(&self.invocation(network, index, Command::Check, Some(attachment), &injected)?)?;
+            self.call(&self.invocation(network, index, Command::Check, Some(&attachment), &injected)?)?;
         }
         Ok(())
     }
 
-    /// Collects garbage (section 3, "Garbage-collecting a network"): first DEL for every attachment of the cache that is
-    /// not valid, whatever the version; then GC by each plugin, if the network's version has it. Does nothing where the
-    /// list says `disableGC`. All is tried; what failed is in the answer.
-    pub fn gc(&self, network: &NetworkList, valid: &[Id]) -> Collected {
-        let mut collected = self.delete_invalid(network, valid);
-        if network.disable_gc || network.version < Version::V1_1_0 {
-            return collected;
-        }
-        for index in 0..network.plugins.len() {
-            let injected = Injected { prev_result: None, valid: Some(valid) };
-            let called = self
-                .invocation(network, index, Command::Gc, None, &injected)
-                .and_then(|invocation| self.call(&invocation).map(|_| invocation.plugin));
-            match called {
-                Ok(plugin) => collected.plugins.push(plugin),
-                Err(error) => collected.errors.push(error),
-            }
-        }
-        collected
-    }
-
-    /// The first half of [`Runtime::gc`]: DEL for every attachment of the cache that is not valid. Unlike the plugins' own
-    /// collection it cannot touch an attachment that is being made, since that is not in the cache yet.
-    pub fn delete_invalid(&self, network: &NetworkList, valid: &[Id]) -> Collected {
-        let mut collected = Collected::default();
-        if network.disable_gc {
-            return collected;
-        }
-        self.cache.sweep();
-        let files = match self.cache.files() {
-            Ok(files) => files,
-            Err(error) => {
-                collected.errors.push(error);
-                return collected;
-            }
-        };
-        for CacheFile { file, content } in files {
-            let attachment = match content {
-                Ok(cached) if cached.network == network.name => {
-                    Attachment { netns: cached.netns(), ..cached.attachment }
-                }
-                Ok(_) => continue,
-                Err(_) => match cache::guess(&file, &network.name) {
-                    Some(attachment) => attachment,
-                    None => continue,
-                },
-            };
-            let is_this = |id: &Id| {
-                let wanted = Attachment::new(&id.container_id, &id.ifname);
-                self.cache.path(&network.name, &wanted).is_ok_and(|path| path == file)
-            };
-            if valid.iter().any(is_this) {
-                continue;
-            }
-            match self.del(network, &attachment).and_then(|()| cache::remove_file(&file)) {
-                Ok(()) => collected.deleted.push(attachment.id()),
-                Err(error) => collected.errors.push(error),
-            }
-        }
-        collected
-    }
-
-    /// Asks whether ADD can be served (section 3, "Checking the status"): the first plugin's complaint. Networks of older
-    /// versions are ready as far as one can know.
+    /// Asks whether ADD can be served (section 3, "Checking the status"): the first plugin's complaint. Networks of versions
+    /// before 1.1.0 are ready, as far as one can know, if all plugins are there.
     pub fn status(&self, network: &NetworkList) -> Result<(), Error> {
+        self.find_all(network)?;
         if network.version < Version::V1_1_0 {
             return Ok(());
         }
@@ -482,8 +436,13 @@ impl Runtime {
         valid: &[Id],
     ) -> Result<Vec<Invocation>, Error> {
         let about_container = matches!(command, Command::Add | Command::Del | Command::Check);
-        let (attachment, cached) =
-            if about_container { self.remembered(network, attachment)? } else { (attachment.clone(), None) };
+        let (mut attachment, cached) = match command {
+            Command::Del | Command::Check => self.remembered(network, attachment)?,
+            _ => (attachment.clone(), None),
+        };
+        if command == Command::Del {
+            attachment.netns = attachment.netns.filter(|path| !is_left_over(path));
+        }
         let mut order: Vec<usize> = (0..network.plugins.len()).collect();
         if command == Command::Del {
             order.reverse();
@@ -504,18 +463,16 @@ impl Runtime {
         Ok(calls)
     }
 
-    /// The attachment with what the caller left out, and the result to hand to DEL, both as far as the cache knows them.
+    /// The attachment with what the caller left out, and the result to hand to the plugins, both as far as the cache knows
+    /// them.
     fn remembered(&self, network: &NetworkList, given: &Attachment) -> Result<(Attachment, Option<Value>), Error> {
         let mut attachment = given.clone();
         let Lookup::Found(cached) = self.cache.get(&network.name, given)? else { return Ok((attachment, None)) };
-        if attachment.args.is_empty() {
-            attachment.args = cached.attachment.args;
-        }
-        if attachment.capabilities.is_empty() {
-            attachment.capabilities = cached.attachment.capabilities;
-        }
         let wanted = network.version >= Version::V0_4_0;
-        let result = cached.result.filter(|_| wanted).and_then(|result| call::convert(result, network.version).ok());
+        let result = attachment
+            .complete(*cached)
+            .filter(|_| wanted)
+            .and_then(|result| call::convert(result, network.version).ok());
         Ok((attachment, result))
     }
 
@@ -529,6 +486,18 @@ impl Runtime {
             (None, Event::Stderr(_, text)) => drop(std::io::stderr().write_all(text)),
             (None, _) => {}
         }
+    }
+
+    /// An error if a plugin of the network is missing.
+    fn find_all(&self, network: &NetworkList) -> Result<(), Error> {
+        network.plugins.iter().try_for_each(|plugin| {
+            let found = self.find(&plugin.kind).map(drop);
+            found.or_else(|error| if self.is_in_process(&plugin.kind) { Ok(()) } else { Err(error) })
+        })
+    }
+
+    fn is_in_process(&self, plugin: &str) -> bool {
+        self.in_process.as_ref().is_some_and(|plugins| plugins().builtin(plugin).is_some())
     }
 
     /// Runs a plugin of this process, if there is one and none is installed.
@@ -574,10 +543,6 @@ fn needs(network: &NetworkList, command: Command, needs: Version) -> Result<(), 
         return Ok(());
     }
     Err(Error::TooOld { network: network.name.clone(), version: network.version, command, needs })
-}
-
-fn several(mut errors: Vec<Error>) -> Error {
-    if errors.len() == 1 { errors.remove(0) } else { Error::Several(errors) }
 }
 
 #[cfg(test)]

@@ -20,6 +20,10 @@ fn identifier(name: &str) -> Result<(), &'static str> {
     }
 }
 
+pub(super) fn container(id: &str) -> Result<(), &'static str> {
+    identifier(id)
+}
+
 pub(super) fn network(name: &str) -> Result<(), &'static str> {
     identifier(name)
 }
@@ -37,7 +41,7 @@ pub(super) fn interface(name: &str) -> Result<(), &'static str> {
 }
 
 pub(super) fn check_container(id: &str) -> Result<(), Error> {
-    identifier(id).map_err(|problem| argument("container id", id, problem))
+    container(id).map_err(|problem| argument("container id", id, problem))
 }
 
 pub(super) fn check_interface(name: &str) -> Result<(), Error> {

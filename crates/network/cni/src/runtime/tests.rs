@@ -9,6 +9,8 @@ use serde_json::json;
 use super::*;
 use crate::Code;
 
+mod garbage;
+
 /// Notes what it got, and answers what a test put ready.
 const PLUGIN: &str = r#"#!/bin/sh
 name=${0##*/}
@@ -48,6 +50,10 @@ impl Bench {
 
     fn put(&self, name: &str, text: &str) {
         File::create(self.path(name)).unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn make_cache(&self) {
+        fs::DirBuilder::new().recursive(true).create(self.path("cni/results")).unwrap();
     }
 
     /// What a plugin will print for a command.
@@ -180,6 +186,10 @@ fn add_hands_results_on_and_del_goes_back() {
     assert_eq!(bench.calls(), ["CHECK a", "CHECK b"]);
     assert_eq!((&bench.stdin(0)["prevResult"], &bench.stdin(1)["prevResult"]), (&last, &last));
     assert_eq!(bench.stdin(1)["runtimeConfig"], ports);
+    bench.forget();
+    runtime.check(&list, &Attachment::new("c1", "eth0").netns("/run/netns/c1")).unwrap();
+    assert_eq!(bench.stdin(1)["runtimeConfig"], ports, "what the caller left out is remembered");
+    assert!(bench.got(0, "env").contains("CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAME=web\n"));
 
     // The caller has forgotten everything but the names: the cache has not.
     bench.forget();
@@ -386,66 +396,6 @@ fn check_has_its_conditions() {
 }
 
 #[test]
-fn garbage_is_collected_from_the_cache_and_by_the_plugins() {
-    let bench = Bench::new(&["a", "b"]);
-    let runtime = bench.runtime();
-    let list = list("1.1.0");
-    for plugin in ["a", "b"] {
-        bench.answer(plugin, "ADD", &result("1.1.0", "10.0.0.2/24"));
-    }
-    let other = list_with(&json!({ "cniVersion": "1.1.0", "name": "net-2" }));
-    for id in ["keep", "stale", "damaged"] {
-        runtime.add(&list, &Attachment::new(id, "eth0").netns("/run/netns/x")).unwrap();
-    }
-    runtime.add(&other, &Attachment::new("stale", "eth0").netns("/run/netns/x")).unwrap();
-    bench.put("cni/results/net-damaged-eth0", "");
-    bench.forget();
-    let valid = [Attachment::new("keep", "eth0").id()];
-    let collected = runtime.gc(&list, &valid).into_result().unwrap();
-    let deleted: Vec<_> = collected.deleted.iter().map(ToString::to_string).collect();
-    assert_eq!(deleted, ["damaged/eth0", "stale/eth0"]);
-    assert_eq!(collected.plugins, ["a", "b"]);
-    assert_eq!(bench.calls(), ["DEL b", "DEL a", "DEL b", "DEL a", "GC a", "GC b"]);
-    assert!(bench.got(2, "env").contains("CNI_NETNS=/run/netns/x"));
-    let expected = json!([{ "containerID": "keep", "ifname": "eth0" }]);
-    let stdin = bench.stdin(5);
-    assert_eq!((&stdin["cni.dev/valid-attachments"], &stdin["cni.dev/attachments"]), (&expected, &expected));
-    assert_eq!(
-        (&stdin["name"], &stdin["cniVersion"], stdin.get("runtimeConfig")),
-        (&json!("net"), &json!("1.1.0"), None)
-    );
-    assert!(bench.got(4, "env").contains("CNI_CONTAINERID=\n"));
-    let left: Vec<_> = runtime.attachments(None).unwrap().into_iter().map(|cached| cached.network).collect();
-    assert_eq!(left, ["net-2", "net"]);
-    assert_eq!(runtime.attachments(Some("keep")).unwrap().len(), 1);
-}
-
-#[test]
-fn gc_does_what_the_version_and_the_list_allow_and_all_it_can() {
-    let bench = Bench::new(&["a", "b"]);
-    let runtime = bench.runtime();
-    for plugin in ["a", "b"] {
-        bench.answer(plugin, "ADD", &result("1.0.0", "10.0.0.2/24"));
-    }
-    runtime.add(&list("1.0.0"), &pod()).unwrap();
-    bench.forget();
-    let off = list_with(&json!({ "cniVersion": "1.1.0", "disableGC": "true" }));
-    runtime.gc(&off, &[]).into_result().unwrap();
-    assert_eq!(bench.calls(), [""; 0]);
-    bench.fails("a", "DEL", "", "no");
-    bench.fails("a", "GC", r#"{"code":100,"msg":"gone mad"}"#, "");
-    let collected = runtime.gc(&list("1.1.0"), &[]);
-    assert_eq!(bench.calls(), ["DEL b", "DEL a", "GC a", "GC b"]);
-    assert_eq!((collected.deleted.len(), collected.plugins.as_slice()), (0, ["b".to_owned()].as_slice()));
-    let error = collected.into_result().unwrap_err().report();
-    assert_eq!(error, "plugin \"a\" failed to DEL: no (exit code 1); plugin \"a\" failed to GC: gone mad");
-    bench.recovers("a", "DEL");
-    bench.forget();
-    runtime.gc(&list("1.0.0"), &[]).into_result().unwrap();
-    assert_eq!(bench.calls(), ["DEL b", "DEL a"]);
-}
-
-#[test]
 fn status_is_the_first_complaint() {
     let bench = Bench::new(&["a", "b"]);
     let runtime = bench.runtime();
@@ -454,6 +404,12 @@ fn status_is_the_first_complaint() {
     assert_eq!(bench.calls(), [""; 0]);
     assert_eq!(runtime.status(&list("1.1.0")).unwrap_err().code(), Some(Code::NotAvailable));
     assert_eq!(bench.calls(), ["STATUS a", "STATUS b"]);
+    bench.forget();
+    rustix::fs::unlink(bench.path("bin/b")).unwrap();
+    for version in ["1.0.0", "1.1.0"] {
+        assert!(matches!(runtime.status(&list(version)), Err(Error::NoSuchPlugin { .. })), "{version}");
+    }
+    assert_eq!(bench.calls(), [""; 0]);
 }
 
 #[test]
@@ -527,6 +483,23 @@ fn wrong_arguments_are_refused_before_anybody_is_called() {
         assert!(error.contains(expected), "{error}");
     }
     assert_eq!(bench.calls(), [""; 0]);
+    rustix::fs::unlink(bench.path("bin/b")).unwrap();
+    let error = runtime.add(&list("1.0.0"), &pod()).unwrap_err().report();
+    assert!(error.contains("\"b\" is in none of the plugin directories"), "{error}");
+    assert_eq!(bench.calls(), [""; 0], "the first plugin's work would have to be undone");
+}
+
+#[test]
+fn what_add_would_refuse_is_deleted_all_the_same() {
+    let bench = Bench::new(&["a", "b"]);
+    let runtime = bench.runtime();
+    let odd = || Attachment::new("c1", "eth0").netns("/run/netns/c1").arg("K", "a=b").arg("L", "c;d");
+    let error = runtime.add(&list("1.0.0"), &odd()).unwrap_err().report();
+    assert!(error.contains("CNI argument \"K=a=b\": neither side"), "{error}");
+    // Another runtime let it pass.
+    runtime.cache.put(&Cached { network: "net".into(), attachment: odd(), config: Vec::new(), result: None }).unwrap();
+    runtime.del(&list("1.0.0"), &Attachment::new("c1", "eth0")).unwrap();
+    assert!(bench.got(0, "env").contains("CNI_ARGS=K=a=b;L=c;d\n"), "{}", bench.got(0, "env"));
 }
 
 #[test]
@@ -544,9 +517,14 @@ fn an_observer_hears_everything_and_a_hanging_plugin_is_killed() {
             Event::Done(call, _, result) => format!("{} {}", call.plugin, if result.is_ok() { "ok" } else { "failed" }),
         });
     });
-    let error = runtime.build().add(&list("1.0.0"), &pod()).unwrap_err();
+    let runtime = runtime.build();
+    let error = runtime.add(&list("1.0.0"), &pod()).unwrap_err();
     assert!(matches!(&error, Error::Timeout { plugin, .. } if plugin == "b"), "{error}");
+    assert!(error.to_string().ends_with("delete the attachment before another attempt"), "{error}");
     assert_eq!(*heard.lock().unwrap(), ["call a ADD", "a: a word", "a ok", "call b ADD", "b: wait", "b failed"]);
+    // Only ADD leaves something that has to go first.
+    let error = runtime.del(&list("1.0.0"), &pod()).unwrap_err().to_string();
+    assert!(error.ends_with("what is left is not known: do it again"), "{error}");
 }
 
 #[test]
@@ -557,6 +535,11 @@ fn explaining_calls_nobody() {
     assert_eq!(calls.iter().map(|call| call.plugin.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(calls[0].path, Some(bench.path("bin/a")));
     assert_eq!((calls[0].stdin.get("prevResult"), &calls[1].stdin["prevResult"]), (None, &json!("(result of a)")));
+    runtime.cache.put(&Cached { network: "net".into(), attachment: pod(), config: Vec::new(), result: None }).unwrap();
+    for (command, remembered) in [(Command::Add, false), (Command::Check, true), (Command::Del, true)] {
+        let calls = runtime.explain(command, &list("1.0.0"), &Attachment::new("c1", "eth0"), &[]).unwrap();
+        assert_eq!(calls[0].environment.args.as_str().contains("web"), remembered, "{command}");
+    }
     let calls = runtime.explain(Command::Del, &list("1.0.0"), &pod(), &[]).unwrap();
     assert_eq!(calls.iter().map(|call| call.plugin.as_str()).collect::<Vec<_>>(), ["b", "a"]);
     let calls = runtime.explain(Command::Gc, &list("1.1.0"), &pod(), &[pod().id()]).unwrap();
