@@ -1,373 +1,27 @@
 //! What plugins say to what they cannot use: configurations, environments, half states. Each case has its exact code and
-//! message in `data/cni_bad_input.txt` (`OUTRIGGER_UPDATE=1` writes it anew); standard output is one JSON error, nothing
-//! is left behind, nothing panics, nothing hangs.
+//! message in `data/cni_bad_input.txt`, or, where calls came before, in `data/cni_half_states.txt` (`OUTRIGGER_UPDATE=1`
+//! writes them anew); standard output is one JSON error, nothing is left behind, nothing panics, nothing hangs.
 
+mod cases;
+mod halves;
+
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Result, anyhow, ensure};
-use outrigger_cni_verify::call::{Call, CniError};
-use outrigger_cni_verify::host::{Container, Host, Inventory};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use outrigger_cni_verify::call::{Call, CniError, Output};
+use outrigger_cni_verify::host::{Host, Inventory};
 use outrigger_tests::project;
 use outrigger_verify_report::Unmet;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use self::cases::Bad;
+use self::halves::Half;
 use crate::common::{PLUGINS, Plugins, can_run};
-
-/// What stands where a hint is wanted that only the private host can give.
-const NETNS: &str = "/run/netns/c1";
-
-/// A call that must fail.
-struct Bad {
-    name: String,
-    plugin: &'static str,
-    command: &'static str,
-    /// Variables that differ from a good call; an empty value takes the variable away.
-    env: Vec<(&'static str, String)>,
-    stdin: String,
-    /// Shell lines that bring about the half state.
-    setup: &'static str,
-}
-
-fn host_local() -> Value {
-    json!({ "type": "host-local", "subnet": "10.95.0.0/24" })
-}
-
-/// A good configuration of each plugin, that one thing is then made wrong with.
-fn good(plugin: &str) -> Value {
-    let mut config = match plugin {
-        "bridge" => json!({ "bridge": "cni0", "isGateway": true, "ipam": host_local() }),
-        "ptp" | "dummy" | "tap" | "host-local" => json!({ "ipam": host_local() }),
-        "macvlan" | "ipvlan" => json!({ "master": "m0", "ipam": host_local() }),
-        "vlan" => json!({ "master": "m0", "vlanId": 5, "ipam": host_local() }),
-        "host-device" => json!({ "device": "m0", "ipam": host_local() }),
-        "static" => json!({ "ipam": { "type": "static", "addresses": [{ "address": "10.95.0.2/24" }] } }),
-        "dhcp" => json!({ "ipam": { "type": "dhcp", "daemonSocketPath": "/run/none.sock" } }),
-        "vrf" => json!({ "vrfname": "blue" }),
-        "bandwidth" => json!({ "ingressRate": 1000, "ingressBurst": 1000 }),
-        "portmap" => {
-            json!({ "runtimeConfig": { "portMappings": [{ "hostPort": 80, "containerPort": 80, "protocol": "tcp" }] } })
-        }
-        "outrigger" => json!({ "plugins": [{ "type": "loopback" }] }),
-        _ => json!({}),
-    };
-    if ["bandwidth", "firewall", "portmap", "sbr", "tuning", "vrf"].contains(&plugin) {
-        config["prevResult"] = json!({ "cniVersion": "1.0.0",
-            "interfaces": [{ "name": "eth0", "mac": "02:00:00:00:00:01", "sandbox": NETNS }],
-            "ips": [{ "address": "10.95.0.2/24", "interface": 0 }] });
-    }
-    config["cniVersion"] = json!("1.0.0");
-    config["name"] = json!("bad");
-    config["type"] = json!(plugin);
-    config
-}
-
-fn bad(name: impl Into<String>, plugin: &'static str, change: impl FnOnce(&mut Value)) -> Bad {
-    let mut config = good(plugin);
-    change(&mut config);
-    Bad { name: name.into(), plugin, command: "ADD", env: Vec::new(), stdin: config.to_string(), setup: "true" }
-}
-
-impl Bad {
-    fn on(mut self, setup: &'static str) -> Self {
-        self.setup = setup;
-        self
-    }
-
-    fn env(mut self, name: &'static str, value: &str) -> Self {
-        self.env.push((name, value.to_owned()));
-        self
-    }
-
-    fn command(mut self, command: &'static str) -> Self {
-        self.command = command;
-        self
-    }
-
-    fn stdin(mut self, stdin: &str) -> Self {
-        stdin.clone_into(&mut self.stdin);
-        self
-    }
-}
-
-const MASTER: &str = "ip link add m0 type veth peer name m1; ip link set m0 up; ip link set m1 up";
-const ETH0: &str = "ip -n c1 link add eth0 type veth peer name other";
-
-fn key(plugin: &'static str, key: &'static str, value: Value) -> Bad {
-    bad(format!("{plugin}: {key} is {value}"), plugin, |config| config[key] = value)
-}
-
-fn ipam(plugin: &'static str, key: &'static str, value: Value) -> Bad {
-    bad(format!("{plugin}: ipam.{key} is {value}"), plugin, |config| config["ipam"][key] = value)
-}
-
-fn table() -> Vec<Bad> {
-    let keep = |_: &mut Value| ();
-    let mut table = Vec::new();
-    // The environment.
-    for name in ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"] {
-        table.push(bad(format!("without {name}"), "bridge", keep).env(name, ""));
-    }
-    for id in ["../x", "a/b", "-x", ".x", "a b", "a\nb"] {
-        table.push(bad(format!("container id {id:?}"), "bridge", keep).env("CNI_CONTAINERID", id));
-    }
-    for ifname in ["sixteen-bytes-xx", "..", ".", "a/b", "a:b", "a b"] {
-        table.push(bad(format!("interface name {ifname:?}"), "ptp", keep).env("CNI_IFNAME", ifname));
-    }
-    for command in ["add", "FROB", "ADD ", "VERSION2"] {
-        table.push(bad(format!("command {command:?}"), "ptp", keep).command(command));
-    }
-    for args in ["novalue", "=x", "a=b=c", "A=1;;B"] {
-        table.push(bad(format!("CNI_ARGS {args:?}"), "host-local", keep).env("CNI_ARGS", args));
-    }
-    table.push(bad("CNI_ARGS MAC is none", "bridge", keep).env("CNI_ARGS", "MAC=zz"));
-    table.push(bad("CNI_ARGS IP is none", "host-local", keep).env("CNI_ARGS", "IP=ten"));
-    table.push(bad("CNI_ARGS IP is outside", "host-local", keep).env("CNI_ARGS", "IP=192.0.2.1"));
-    table.push(bad("CNI_ARGS IP is the gateway", "host-local", keep).env("CNI_ARGS", "IP=10.95.0.1"));
-    table.push(bad("CNI_ARGS IP has no length", "static", keep).env("CNI_ARGS", "IP=10.95.0.7"));
-    // Namespaces.
-    for plugin in ["bridge", "ptp", "loopback", "macvlan", "host-device", "tuning", "sbr"] {
-        table.push(
-            bad(format!("{plugin}: no such namespace"), plugin, keep).env("CNI_NETNS", "/run/netns/none").on(MASTER),
-        );
-        table.push(
-            bad(format!("{plugin}: a file for a namespace"), plugin, keep).env("CNI_NETNS", "/etc/hostname").on(MASTER),
-        );
-    }
-    table.push(bad("a mount namespace for a network namespace", "ptp", keep).env("CNI_NETNS", "/proc/self/ns/mnt"));
-    table.push(bad("a directory for a namespace", "ptp", keep).env("CNI_NETNS", "/run/netns"));
-    table.push(bad("the host's own namespace", "ptp", keep).env("CNI_NETNS", "/proc/self/ns/net"));
-    // Standard input.
-    for (name, stdin) in [
-        ("empty", ""),
-        ("junk", "junk"),
-        ("a list", "[]"),
-        ("a number", "7"),
-        ("null", "null"),
-        ("half", "{\"name\":"),
-        ("trailing junk", "{\"cniVersion\":\"1.0.0\",\"name\":\"x\"} x"),
-        ("a text", "\"x\""),
-        ("no name", "{\"cniVersion\":\"1.0.0\"}"),
-        ("version 9.9.9", "{\"cniVersion\":\"9.9.9\",\"name\":\"x\"}"),
-        ("version is a number", "{\"cniVersion\":1,\"name\":\"x\"}"),
-        ("version is no version", "{\"cniVersion\":\"new\",\"name\":\"x\"}"),
-        ("name is a number", "{\"cniVersion\":\"1.0.0\",\"name\":1}"),
-        ("name climbs", "{\"cniVersion\":\"1.0.0\",\"name\":\"../x\"}"),
-        ("name is empty", "{\"cniVersion\":\"1.0.0\",\"name\":\"\"}"),
-    ] {
-        table.push(bad(format!("standard input is {name}"), "bridge", keep).stdin(stdin));
-    }
-    table.push(bad("DEL: standard input is junk", "bridge", keep).command("DEL").stdin("junk"));
-    table.push(bad("GC of an old configuration", "bridge", keep).command("GC"));
-    table.push(bad("STATUS of an old configuration", "host-local", keep).command("STATUS"));
-    table.push(
-        bad("CHECK of an old configuration", "bridge", |config| config["cniVersion"] = json!("0.3.1")).command("CHECK"),
-    );
-    table.push(bad("GC without a list", "host-local", |config| config["cniVersion"] = json!("1.1.0")).command("GC"));
-    for plugin in ["bridge", "ptp", "macvlan", "host-device", "tuning", "portmap", "firewall", "bandwidth"] {
-        let drop_result = |config: &mut Value| drop(config.as_object_mut().map(|config| config.remove("prevResult")));
-        table.push(bad(format!("{plugin}: CHECK without prevResult"), plugin, drop_result).command("CHECK").on(MASTER));
-    }
-    // Keys of the wrong type or out of range.
-    for (plugin, name, value) in [
-        ("bridge", "bridge", json!(7)),
-        ("bridge", "bridge", json!("a-name-that-is-too-long")),
-        ("bridge", "bridge", json!("a/b")),
-        ("bridge", "mtu", json!("large")),
-        ("bridge", "mtu", json!(-1)),
-        ("bridge", "mtu", json!(1.5)),
-        ("bridge", "mtu", json!(1_u64 << 40)),
-        ("bridge", "isGateway", json!("perhaps")),
-        ("bridge", "isGateway", json!(1)),
-        ("bridge", "hairpinMode", json!([])),
-        ("bridge", "vlan", json!(4095)),
-        ("bridge", "vlan", json!(-1)),
-        ("bridge", "vlan", json!("five")),
-        ("bridge", "vlanTrunk", json!([{ "id": 5000 }])),
-        ("bridge", "vlanTrunk", json!([{ "minID": 9, "maxID": 3 }])),
-        ("bridge", "ipMasq", json!({})),
-        ("bridge", "ipam", json!([])),
-        ("bridge", "ipam", json!("host-local")),
-        ("bridge", "dns", json!("192.0.2.53")),
-        ("bridge", "runtimeConfig", json!([])),
-        ("bridge", "runtimeConfig", json!({ "mac": "zz" })),
-        ("bridge", "prevResult", json!("x")),
-        ("ptp", "mtu", json!("large")),
-        ("ptp", "mtu", json!(1_u64 << 40)),
-        ("ptp", "ipMasq", json!("so")),
-        ("macvlan", "mode", json!("warp")),
-        ("macvlan", "mode", json!(1)),
-        ("macvlan", "mtu", json!(9000)),
-        ("macvlan", "master", json!("none0")),
-        ("macvlan", "master", json!(1)),
-        ("macvlan", "mac", json!("zz")),
-        ("ipvlan", "mode", json!("l9")),
-        ("ipvlan", "master", json!("none0")),
-        ("vlan", "vlanId", json!(5000)),
-        ("vlan", "vlanId", json!(-1)),
-        ("vlan", "master", json!("none0")),
-        ("vlan", "master", json!("")),
-        ("host-device", "device", json!("none0")),
-        ("host-device", "device", json!(1)),
-        ("host-device", "device", json!("")),
-        ("vrf", "vrfname", json!("")),
-        ("vrf", "vrfname", json!("a-name-that-is-too-long")),
-        ("vrf", "table", json!("one")),
-        (
-            "portmap",
-            "runtimeConfig",
-            json!({ "portMappings": [{ "hostPort": 70000, "containerPort": 80, "protocol": "tcp" }] }),
-        ),
-        (
-            "portmap",
-            "runtimeConfig",
-            json!({ "portMappings": [{ "hostPort": 80, "containerPort": -1, "protocol": "tcp" }] }),
-        ),
-        (
-            "portmap",
-            "runtimeConfig",
-            json!({ "portMappings": [{ "hostPort": 80, "containerPort": 80, "protocol": "ipx" }] }),
-        ),
-        (
-            "portmap",
-            "runtimeConfig",
-            json!({ "portMappings": [{ "hostPort": 80, "containerPort": 80, "hostIP": "ten" }] }),
-        ),
-        ("portmap", "runtimeConfig", json!({ "portMappings": "80:80" })),
-        ("portmap", "markMasqBit", json!(32)),
-        ("portmap", "markMasqBit", json!(-1)),
-        ("portmap", "backend", json!("abacus")),
-        ("portmap", "snat", json!("so")),
-        ("portmap", "prevResult", json!(7)),
-        ("portmap", "prevResult", Value::Null),
-        ("firewall", "backend", json!("abacus")),
-        ("firewall", "ingressPolicy", json!("maybe")),
-        ("firewall", "iptablesAdminChainName", json!(7)),
-        ("firewall", "prevResult", json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.0.0.300/24" }] })),
-        ("firewall", "prevResult", Value::Null),
-        ("bandwidth", "ingressRate", json!(-1)),
-        ("bandwidth", "ingressBurst", json!(0)),
-        ("bandwidth", "ingressRate", json!("fast")),
-        ("bandwidth", "egressRate", json!(5)),
-        ("bandwidth", "ingressBurst", json!(1_u64 << 40)),
-        ("bandwidth", "prevResult", Value::Null),
-        ("tuning", "sysctl", json!([])),
-        ("tuning", "sysctl", json!({ "kernel.hostname": "x" })),
-        ("tuning", "sysctl", json!({ "net/../kernel/hostname": "x" })),
-        ("tuning", "sysctl", json!({ "net.ipv4.none": "1" })),
-        ("tuning", "mac", json!("zz")),
-        ("tuning", "mtu", json!("large")),
-        ("tuning", "promisc", json!("so")),
-        ("tuning", "prevResult", Value::Null),
-        ("sbr", "prevResult", Value::Null),
-        ("sbr", "table", json!("one")),
-        ("vrf", "prevResult", Value::Null),
-        ("outrigger", "plugins", json!([])),
-        ("outrigger", "plugins", json!("bridge")),
-        ("outrigger", "plugins", json!([{ "type": "../x" }])),
-        ("outrigger", "plugins", json!([{ "type": "no-such" }])),
-        ("outrigger", "plugins", json!([{ "type": "outrigger" }])),
-        ("outrigger", "plugins", json!([{}])),
-        ("flannel", "subnetFile", json!("/run/none.env")),
-        ("flannel", "delegate", json!("bridge")),
-        ("flannel", "delegate", json!({ "name": "x" })),
-    ] {
-        table.push(key(plugin, name, value).on("ip link add m0 type veth peer name m1; ip link set m0 up; ip -n c1 link add eth0 type veth peer name other"));
-    }
-    for (name, value) in [
-        ("subnet", json!("ten")),
-        ("subnet", json!("10.95.0.1/24")),
-        ("subnet", json!("10.95.0.0/31")),
-        ("subnet", json!("fd95::/127")),
-        ("subnet", json!(7)),
-        ("rangeStart", json!("10.96.0.1")),
-        ("rangeEnd", json!("10.96.0.1")),
-        ("rangeStart", json!("ten")),
-        ("gateway", json!("ten")),
-        ("ranges", json!([[{ "subnet": "10.95.0.128/25" }]])),
-        ("ranges", json!("all")),
-        ("ranges", json!([[]])),
-        ("routes", json!([{ "dst": "ten" }])),
-        ("routes", json!([{ "dst": "0.0.0.0/0", "gw": "ten" }])),
-        ("resolvConf", json!("/run/none.conf")),
-        ("dataDir", json!("/proc/none")),
-        ("type", json!("")),
-        ("type", json!("../host-local")),
-        ("type", json!("no-such-ipam")),
-        ("type", json!(7)),
-    ] {
-        let plugin = if name == "type" { "ptp" } else { "host-local" };
-        table.push(ipam(plugin, name, value));
-    }
-    for (name, value) in [
-        ("addresses", json!([{ "address": "10.95.0.2" }])),
-        ("addresses", json!([{ "address": "ten/24" }])),
-        ("addresses", json!("ten")),
-        ("addresses", json!([{ "address": "10.95.0.2/33" }])),
-        ("addresses", json!([{ "address": "10.95.0.2/24", "gateway": "ten" }])),
-        ("routes", json!([{ "gw": "10.95.0.1" }])),
-    ] {
-        table.push(ipam("static", name, value));
-    }
-    // Half states.
-    table.push(
-        bad("the bridge's name is another link's", "bridge", keep).on("ip link add cni0 type veth peer name cni1"),
-    );
-    table.push(bad("the interface's name is taken", "bridge", keep).on(ETH0));
-    table.push(bad("ptp: the interface's name is taken", "ptp", keep).on(ETH0));
-    table.push(
-        bad("macvlan: the interface's name is taken", "macvlan", keep)
-            .on("ip link add m0 type veth peer name m1; ip -n c1 link add eth0 type veth peer name other"),
-    );
-    table.push(bad("host-device: the device is lo", "host-device", |config| config["device"] = json!("lo")));
-    table.push(
-        bad("the bridge has another gateway", "bridge", keep)
-            .on("ip link add cni0 type bridge; ip addr add 10.95.0.254/24 dev cni0"),
-    );
-    table.push(bad("hairpin and promiscuous", "bridge", |config| {
-        config["hairpinMode"] = json!(true);
-        config["promiscMode"] = json!(true);
-    }));
-    table.push(bad("two marks", "portmap", |config| {
-        config["markMasqBit"] = json!(5);
-        config["externalSetMarkChain"] = json!("X");
-    }));
-    table.push(
-        bad("the range is used up", "host-local", |config| config["ipam"]["subnet"] = json!("10.95.0.0/30"))
-            .on("mkdir -p /var/lib/cni/networks/bad; printf 'x\\r\\neth0' > /var/lib/cni/networks/bad/10.95.0.2"),
-    );
-    table.push(
-        bad("the range is used up, STATUS", "host-local", |config| {
-            config["ipam"]["subnet"] = json!("10.95.0.0/30");
-            config["cniVersion"] = json!("1.1.0");
-        })
-        .command("STATUS")
-        .on("mkdir -p /var/lib/cni/networks/bad; printf 'x\\r\\neth0' > /var/lib/cni/networks/bad/10.95.0.2"),
-    );
-    table.push(
-        bad("the attachment has an address", "host-local", keep)
-            .on("mkdir -p /var/lib/cni/networks/bad; printf 'c1\\r\\neth0' > /var/lib/cni/networks/bad/10.95.0.2"),
-    );
-    table
-        .push(bad("the state directory is read-only", "host-local", keep).on("mount -t tmpfs -o ro none /var/lib/cni"));
-    table.push(
-        bad("the state directory is a file", "host-local", keep)
-            .on("mkdir -p /var/lib/cni; touch /var/lib/cni/networks"),
-    );
-    table.push(bad("dhcp without its daemon", "dhcp", keep));
-    table.push(bad("CHECK of an interface that is gone", "bridge", |config| {
-        config["prevResult"] = json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0", "sandbox": NETNS }], "ips": [{ "address": "10.95.0.2/24", "interface": 0 }] });
-    }).command("CHECK"));
-    table.push(
-        bad("CHECK of an address that is nobody's", "host-local", |config| {
-            config["prevResult"] = json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.95.0.2/24" }] });
-        })
-        .command("CHECK"),
-    );
-    for plugin in ["win-bridge", "win-overlay"] {
-        table.push(bad(format!("{plugin} on Linux"), plugin, keep));
-    }
-    table
-}
+use crate::interchange::without_lots;
 
 fn said(unmet: Unmet) -> anyhow::Error {
     match unmet {
@@ -379,72 +33,171 @@ fn said(unmet: Unmet) -> anyhow::Error {
     }
 }
 
-/// Notes, locks and empty directories are no harm; entry chains of rules are shared by all containers.
+/// Whether a call may leave this line of an inventory behind: notes, locks, and what all containers share, a bridge with
+/// its gateway's address and the chains that lead to those of the containers.
+fn harmless(line: &str) -> bool {
+    let shared = ["+ link cni0 bridge ", "- link cni0 bridge ", "+ address cni0 ", "+ route ", "+ nft ", "+ qdisc "];
+    let of_container = ["10.95.0.2", "10.95.0.3", "CNI-DN-", "bad", "veth"];
+    line.contains("/.outrigger/")
+        || line.contains("/.networks/")
+        || shared.iter().any(|shared| line.starts_with(shared))
+            && !of_container.iter().any(|own| line.contains(own))
+            && (!["+ route ", "+ qdisc "].iter().any(|kind| line.starts_with(kind)) || line.contains(" dev cni0 "))
+}
+
 fn left(before: &Inventory, after: &Inventory) -> Vec<String> {
-    let harmless =
-        |line: &str| line.contains("/.outrigger/") || line.contains("/.networks/") || line.contains(" cni0 ");
-    before.difference(after).into_iter().filter(|line| !harmless(line) && !line[2..].starts_with("nft")).collect()
+    before.difference(after).into_iter().filter(|line| !harmless(line)).collect()
 }
 
-fn one(bad: &Bad, plugins: &Plugins) -> Result<(CniError, Vec<String>)> {
-    std::thread::scope(|scope| {
-        let work = || -> Result<(CniError, Vec<String>)> {
-            let host = Host::enter(plugins.dir()).map_err(said)?;
-            let container: Container = host.container("c1").map_err(said)?;
-            host.sh(bad.setup).map_err(said)?;
-            let (before, inside) = (host.inventory().map_err(said)?, container.inventory().map_err(said)?);
-            let mut call = Call::new(&host.plugins().join(bad.plugin), bad.command)
-                .env("CNI_CONTAINERID", "c1")
-                .env("CNI_NETNS", NETNS)
-                .env("CNI_IFNAME", "eth0")
-                .env("CNI_PATH", host.plugins().to_string_lossy())
-                .stdin(bad.stdin.as_bytes());
-            for (name, value) in &bad.env {
-                call = if value.is_empty() { call.without(name) } else { call.env(name, value) };
-            }
-            let output = call.run().map_err(said)?;
-            let error = output.error().map_err(said)?;
-            ensure!(!output.stderr.contains("panicked"), "{}", output.stderr);
-            let mut left = left(&before, &host.inventory().map_err(said)?);
-            left.extend(inside.difference(&container.inventory().map_err(said)?));
-            Ok((error, left))
-        };
-        scope.spawn(work).join().map_err(|_| anyhow!("a thread panicked"))?
-    })
-}
-
-#[test]
-fn bad_input_is_refused_with_code_and_message() -> Result<()> {
-    if !can_run("bad_input_is_refused_with_code_and_message") {
-        return Ok(());
+/// Calls a plugin for `eth0` of a container of this name; `env` changes variables, an empty value takes one away.
+fn call(
+    host: &Host,
+    plugin: &str,
+    command: &str,
+    id: &str,
+    env: &[(&'static str, String)],
+    stdin: &str,
+) -> Result<Output> {
+    let mut call = Call::new(&host.plugins().join(plugin), command)
+        .env("CNI_CONTAINERID", id)
+        .env("CNI_NETNS", format!("/run/netns/{id}"))
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_PATH", host.plugins().to_string_lossy())
+        .stdin(stdin.as_bytes());
+    for (name, value) in env {
+        call = if value.is_empty() { call.without(name) } else { call.env(name, value) };
     }
-    let plugins = Plugins::install()?;
-    let table = table();
-    ensure!(table.len() >= 120 && table.iter().all(|bad| PLUGINS.contains(&bad.plugin)), "{} cases", table.len());
-    let mut seen = String::new();
-    let mut faults = String::new();
-    for bad in &table {
-        match one(bad, &plugins) {
-            Ok((error, left)) => {
-                let details = if error.details.is_empty() { String::new() } else { format!(" ({})", error.details) };
-                // Directories of the test are drawn by lot.
-                let text = format!("{}{details}", error.msg).replace(&plugins.dir().display().to_string(), "PLUGINS");
-                let _ = writeln!(seen, "{} | {} | {}", bad.name.escape_debug(), error.code, text.escape_debug());
-                if !left.is_empty() {
-                    let _ = writeln!(faults, "{}: left behind: {}", bad.name, left.join("; "));
-                }
-                if error.msg.contains('\n') {
-                    let _ = writeln!(faults, "{}: several lines: {}", bad.name, error.msg);
-                }
-            }
-            Err(error) => drop(writeln!(faults, "{} ({}): {error:#}", bad.name, bad.plugin)),
+    let output = call.run().map_err(said)?;
+    ensure!(!output.stderr.contains("panicked"), "{}", output.stderr);
+    Ok(output)
+}
+
+/// What a call said, and what it should not have left.
+struct Outcome {
+    said: String,
+    left: Vec<String>,
+}
+
+fn in_words(error: &CniError) -> Result<String> {
+    let details = if error.details.is_empty() { String::new() } else { format!(" ({})", error.details) };
+    ensure!(!error.msg.contains('\n'), "several lines: {}", error.msg);
+    Ok(format!("{} | {}{details}", error.code, error.msg))
+}
+
+fn refused(bad: &Bad, plugins: &Path) -> Result<Outcome> {
+    let host = Host::enter(plugins).map_err(said)?;
+    let container = host.container("c1").map_err(said)?;
+    host.sh(bad.setup).map_err(said)?;
+    let (before, inside) = (host.inventory().map_err(said)?, container.inventory().map_err(said)?);
+    let error = call(&host, bad.plugin, bad.command, "c1", &bad.env, &bad.stdin)?.error().map_err(said)?;
+    let mut left = left(&before, &host.inventory().map_err(said)?);
+    left.extend(inside.difference(&container.inventory().map_err(said)?));
+    Ok(Outcome { said: in_words(&error)?, left })
+}
+
+/// Works through a half state: DEL and GC that succeed must leave nothing of all that came before, other calls nothing of
+/// their own.
+fn half(half: &Half, plugins: &Path) -> Result<Outcome> {
+    let host = Host::enter(plugins).map_err(said)?;
+    let containers =
+        ["c1", "c9"].into_iter().map(|id| host.container(id)).collect::<Result<Vec<_>, _>>().map_err(said)?;
+    let inside = || -> Result<Vec<Inventory>> {
+        let there = containers.iter().filter(|container| container.path.exists());
+        there.map(|container| container.inventory().map_err(said)).collect()
+    };
+    host.sh(half.setup).map_err(said)?;
+    let (untouched, untouched_inside) = (host.inventory().map_err(said)?, inside()?);
+    let mut results = BTreeMap::new();
+    let with_result = |config: &Value, result: Option<&Value>| {
+        let mut config = config.clone();
+        if let Some(result) = result {
+            config["prevResult"] = result.clone();
+        }
+        config
+    };
+    for (id, config) in &half.before {
+        let plugin = config["type"].as_str().unwrap_or_default();
+        let config = with_result(config, results.get(id));
+        let output = call(&host, plugin, "ADD", id, &[], &config.to_string())?;
+        results.insert(*id, output.result().map_err(said).with_context(|| format!("{plugin} for {id}"))?);
+    }
+    host.sh(half.damage).map_err(said)?;
+    let (damaged, damaged_inside) = (host.inventory().map_err(said)?, inside()?);
+    let mut config = with_result(&half.config, results.get("c1"));
+    if half.command == "GC" {
+        config["cniVersion"] = "1.1.0".into();
+        config["cni.dev/valid-attachments"] = Value::Array(Vec::new());
+        config.as_object_mut().map(|config| config.remove("prevResult"));
+    }
+    let plugin = config["type"].as_str().unwrap_or_default();
+    let output = call(&host, plugin, half.command, "c1", &[], &config.to_string())?;
+    let words = match output.code {
+        Some(0) if half.command == "ADD" => {
+            let result = output.result().map_err(said)?;
+            let ips = result["ips"].as_array().into_iter().flatten();
+            let ips: Vec<_> = ips.filter_map(|ip| ip["address"].as_str()).collect();
+            return Ok(Outcome { said: format!("succeeds | {}", ips.join(", ")), left: Vec::new() });
+        }
+        Some(0) => "succeeds |".to_owned(),
+        // So are the names of pairs.
+        _ => without_lots(&in_words(&output.error().map_err(said)?)?),
+    };
+    let undone = output.code == Some(0) && ["DEL", "GC"].contains(&half.command);
+    let (before, before_inside) = if undone { (&untouched, &untouched_inside) } else { (&damaged, &damaged_inside) };
+    let mut left = left(before, &host.inventory().map_err(said)?);
+    for (before, after) in before_inside.iter().zip(inside()?) {
+        // The runtime removes the namespaces of what GC collects.
+        if half.command != "GC" {
+            left.extend(before.difference(&after));
         }
     }
-    ensure!(faults.is_empty(), "{faults}");
-    let file = project().join("tests/tests/data/cni_bad_input.txt");
+    left.retain(|line| !half.stays.iter().any(|stays| line.contains(stays)));
+    Ok(Outcome { said: words, left })
+}
+
+/// Four at a time: most of a case is waiting for namespaces to come and go.
+fn outcomes<T: Sync>(cases: &[T], run: impl Fn(&T) -> Result<Outcome> + Sync) -> Vec<Result<Outcome>> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let (index, Some(case)) = {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    (index, cases.get(index))
+                } {
+                    // A private host goes with its thread.
+                    let outcome = std::thread::scope(|scope| scope.spawn(|| run(case)).join())
+                        .unwrap_or_else(|_| Err(anyhow!("a thread panicked")));
+                    done.lock().expect("nobody panics with it").insert(index, outcome);
+                }
+            });
+        }
+    });
+    done.into_inner().expect("nobody panics with it").into_values().collect()
+}
+
+/// Compares what was said with a file of `data/`.
+fn compare<'a>(file: &str, dir: &Path, outcomes: impl Iterator<Item = (&'a str, Result<Outcome>)>) -> Result<()> {
+    let (mut seen, mut faults) = (String::new(), String::new());
+    for (name, outcome) in outcomes {
+        match outcome {
+            Ok(outcome) => {
+                // Directories of the test are drawn by lot.
+                let text = outcome.said.replace(&dir.display().to_string(), "PLUGINS");
+                let _ = writeln!(seen, "{} | {}", name.escape_debug(), text.escape_debug());
+                if !outcome.left.is_empty() {
+                    let _ = writeln!(faults, "{name}: left behind: {}", outcome.left.join("; "));
+                }
+            }
+            Err(error) => drop(writeln!(faults, "{name}: {error:#}")),
+        }
+    }
+    let file = project().join("tests/tests/data").join(file);
     if std::env::var_os("OUTRIGGER_UPDATE").is_some() {
         fs_err::write(&file, &seen)?;
     }
+    ensure!(faults.is_empty(), "{faults}");
     let wanted = fs_err::read_to_string(&file)?;
     let different: Vec<_> = seen.lines().filter(|line| !wanted.lines().any(|wanted| wanted == *line)).collect();
     ensure!(
@@ -454,4 +207,27 @@ fn bad_input_is_refused_with_code_and_message() -> Result<()> {
         different.join("\n")
     );
     Ok(())
+}
+
+#[test]
+fn bad_input_is_refused_with_code_and_message() -> Result<()> {
+    if !can_run("bad_input_is_refused_with_code_and_message") {
+        return Ok(());
+    }
+    let plugins = Plugins::install()?;
+    let table = cases::table();
+    ensure!(table.len() >= 120 && table.iter().all(|bad| PLUGINS.contains(&bad.plugin)), "{} cases", table.len());
+    let outcomes = outcomes(&table, |bad| refused(bad, plugins.dir()));
+    compare("cni_bad_input.txt", plugins.dir(), table.iter().map(|bad| bad.name.as_str()).zip(outcomes))
+}
+
+#[test]
+fn half_states_are_undone_or_named() -> Result<()> {
+    if !can_run("half_states_are_undone_or_named") {
+        return Ok(());
+    }
+    let plugins = Plugins::install()?;
+    let table = halves::table();
+    let outcomes = outcomes(&table, |case| half(case, plugins.dir()));
+    compare("cni_half_states.txt", plugins.dir(), table.iter().map(|half| half.name.as_str()).zip(outcomes))
 }

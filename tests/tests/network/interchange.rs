@@ -430,7 +430,7 @@ fn without_empty(value: &Value) -> Value {
 }
 
 /// Replaces random names and hardware addresses, which are drawn by lot, and queue lengths, which are the kernel's.
-fn without_lots(line: &str) -> String {
+pub(crate) fn without_lots(line: &str) -> String {
     let mut out = String::new();
     let mut rest = line;
     while let Some(character) = rest.chars().next() {

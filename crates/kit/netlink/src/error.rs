@@ -71,6 +71,9 @@ pub enum NamespaceProblem {
     /// There is a file that is no namespace, as is left when a namespace was unmounted.
     #[error("this is a file, not a namespace")]
     NotANamespace,
+    /// There is a directory.
+    #[error("this is a directory, not a namespace")]
+    Directory,
     /// It is a namespace of another type.
     #[error("this is a namespace, but not one of type net")]
     OtherType,
@@ -117,7 +120,8 @@ impl Error {
 
     /// Whether the namespace is gone: nothing at its path, or only the file on which it was mounted.
     pub fn is_namespace_gone(&self) -> bool {
-        matches!(self, Self::Namespace { problem: NamespaceProblem::Missing | NamespaceProblem::NotANamespace, .. })
+        let Self::Namespace { problem, .. } = self else { return false };
+        matches!(problem, NamespaceProblem::Missing | NamespaceProblem::NotANamespace | NamespaceProblem::Directory)
     }
 
     pub(crate) fn io(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {

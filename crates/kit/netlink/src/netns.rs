@@ -37,6 +37,9 @@ impl NetNs {
             Ok(true) => Ok(Self { file, path: path.to_owned() }),
             Ok(false) => Err(problem(NamespaceProblem::OtherType)),
             // Directories and files of all kinds of file systems have various answers to an ioctl that is not theirs.
+            Err(_) if file.metadata().is_ok_and(|metadata| metadata.is_dir()) => {
+                Err(problem(NamespaceProblem::Directory))
+            }
             Err(_) => Err(problem(NamespaceProblem::NotANamespace)),
         }
     }
@@ -153,6 +156,7 @@ mod tests {
             (directory.path().join("nothing"), true, "there is nothing at this path"),
             (file.join("below"), true, "there is nothing at this path"),
             (file, true, "this is a file, not a namespace"),
+            (directory.path().to_owned(), true, "this is a directory, not a namespace"),
             ("/proc/self/ns/mnt".into(), false, "this is a namespace, but not one of type net"),
         ] {
             let error = NetNs::open(&path).unwrap_err();

@@ -115,11 +115,15 @@ impl NetConf {
             },
         };
         let read = Reader { map, lenient };
+        let ipam: Option<Map> = conf::optional(map, "ipam")?;
+        if let Some(ipam) = ipam.as_ref().filter(|_| !lenient) {
+            conf::field(ipam, "type", String::new).map_err(|error| error.under("ipam"))?;
+        }
         Ok(Self {
             cni_version,
             name,
             type_: read.field("type")?,
-            ipam: conf::optional(map, "ipam")?,
+            ipam,
             dns: read.field("dns")?,
             prev_result,
             runtime_config: read.field("runtimeConfig")?,

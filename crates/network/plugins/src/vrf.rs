@@ -8,6 +8,7 @@ use outrigger_netlink::route::{
     TABLE_MAIN, protocol,
 };
 
+use crate::attach::interface_name;
 use crate::session::Session;
 
 conf! {
@@ -35,6 +36,7 @@ impl Plugin for Vrf<'_> {
 
     fn add(&self, call: &Call<'_, VrfConf>) -> Result<AddResult, Error> {
         let name = vrf_name(&call.conf)?;
+        interface_name("vrfname", name)?;
         let previous = call.prev()?;
         let container = self.0.container(call.netns()?)?;
         let handle = &container.route;

@@ -18,7 +18,7 @@ pub use address::{Address, NewAddress, address_flags};
 pub use bridge::{BridgePort, BridgeSettings, PortState, VlanRange, vlan_flags};
 pub use link::{IpvlanMode, Link, LinkDetails, LinkRef, MacvlanMode, OperState, link_flags};
 pub use monitor::{Event, Groups, Monitor};
-pub use new_link::{Ipv4Conf, LinkChange, NewLink, NewLinkKind};
+pub use new_link::{Ipv4Conf, LinkChange, NewLink, NewLinkKind, check_link_name};
 pub use qdisc::{Filter, INGRESS, Qdisc, ROOT, Tbf};
 pub use routes::{Route, RouteFilter, RouteKind, Scope, TABLE_LOCAL, TABLE_MAIN, protocol};
 pub use rules::Rule;

@@ -157,15 +157,18 @@ pub(super) fn index_of(link: LinkRef<'_>) -> u32 {
     }
 }
 
-fn checked_name(name: &str) -> Result<&str> {
+/// An error if a link cannot have this name.
+pub fn check_link_name(name: &str) -> Result<()> {
     let printable = name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':' || byte >= 0x80);
     if (1..16).contains(&name.len()) && printable && name != "." && name != ".." {
-        Ok(name)
-    } else {
-        Err(Error::Invalid {
-            what: format!("{name:?} cannot name a link: 1 to 15 bytes, no white space, no slash, no colon"),
-        })
+        return Ok(());
     }
+    let what = format!("{name:?} cannot name a link: 1 to 15 bytes, no white space, no slash, no colon");
+    Err(Error::Invalid { what })
+}
+
+fn checked_name(name: &str) -> Result<&str> {
+    check_link_name(name).map(|()| name)
 }
 
 /// The messages that make a link: one, and others for what the kernel does not take at that moment, the note and the peer

@@ -11,7 +11,7 @@ pub(crate) mod veth;
 
 use outrigger_cni_sdk::{Call, Conf, Error, IpConfig};
 use outrigger_netlink::MacAddr;
-use outrigger_netlink::route::Link;
+use outrigger_netlink::route::{Link, check_link_name};
 
 pub(crate) use self::mark::Mark;
 
@@ -23,6 +23,11 @@ pub(crate) fn mark<'a, C>(call: &'a Call<'_, C>) -> Mark<'a> {
 /// A link's MAC address as results show it; empty if it has none.
 pub(crate) fn mac_text(link: &Link) -> String {
     link.mac.map(|mac| mac.to_string()).unwrap_or_default()
+}
+
+/// An error of the configuration if the value of `key` cannot be the name of an interface.
+pub(crate) fn interface_name(key: &str, name: &str) -> Result<(), Error> {
+    check_link_name(name).map_err(|error| Error::config(format!("{key}: {error}")))
 }
 
 /// The addresses of the previous result, if there is one.

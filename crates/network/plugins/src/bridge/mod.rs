@@ -15,7 +15,7 @@ pub use self::conf::BridgeConf;
 use self::vlan::Vlans;
 use crate::attach::sysctl::{self, Settings};
 use crate::attach::undo::Undo;
-use crate::attach::{configure, mac_text, mark, previous_ips, requested_mac, teardown, veth};
+use crate::attach::{configure, interface_name, mac_text, mark, previous_ips, requested_mac, teardown, veth};
 use crate::rules::{macspoof, masquerade};
 use crate::session::Session;
 
@@ -173,6 +173,7 @@ struct Wanted {
 impl Wanted {
     fn new(call: &Call<'_, BridgeConf>) -> Result<Self, Error> {
         let conf = &call.conf;
+        interface_name("bridge", &conf.bridge)?;
         let layer3 = call.net.ipam_type().is_some();
         if layer3 && conf.disable_container_interface {
             return Err(Error::config(

@@ -87,26 +87,34 @@ fn is_driven_by_program(device: &Path) -> bool {
     name.is_some_and(|name| USER_SPACE_DRIVERS.contains(&name))
 }
 
-/// Looks for the interface on the host.
+/// Looks for the interface on the host. That of the host itself, `lo`, is none that could be given away.
 pub(super) fn link(host: &Handle, device: &Device) -> Result<Link, Error> {
-    let missing =
-        |what: String| Error::internal(format!("there is no interface {what} on the host; is it in a container?"));
-    match device {
-        Device::Name(name) => {
-            host.find_link(name).step(format_args!("look for {name}"))?.ok_or_else(|| missing(name.clone()))
-        }
+    let missing = |key: &str, what: &str| {
+        Error::config(format!("{key}: there is no interface {what} on the host; is it in a container?"))
+    };
+    let named = |name: &str| host.find_link(name).step(format_args!("look for {name}"));
+    let (key, link) = match device {
+        Device::Name(name) => ("device", named(name)?.ok_or_else(|| missing("device", name))?),
         Device::Mac(mac) => {
             let links = host.links().step("list the links of the host")?;
             let found = links.into_iter().find(|link| link.mac == Some(*mac));
-            found.ok_or_else(|| missing(format!("with the MAC address {mac}")))
+            ("hwaddr", found.ok_or_else(|| missing("hwaddr", &format!("with the MAC address {mac}")))?)
         }
+        // A device that is there but has no interface now is no error of the configuration: it is in use, or comes later.
         Device::Directory(directory) => {
+            let missing = |what: String| {
+                Error::internal(format!("there is no interface {what} on the host; is it in a container?"))
+            };
             let name =
                 interface_of(directory).ok_or_else(|| missing(format!("of the device {}", directory.display())))?;
-            host.find_link(&name).step(format_args!("look for {name}"))?.ok_or_else(|| missing(name))
+            ("device", named(&name)?.ok_or_else(|| missing(name))?)
         }
-        Device::UserSpace => Err(Error::internal("the device is driven by a program and is no interface")),
+        Device::UserSpace => return Err(Error::internal("the device is driven by a program and is no interface")),
+    };
+    if link.is_loopback() {
+        return Err(Error::config(format!("{key}: {} is the loopback interface, which stays on the host", link.name)));
     }
+    Ok(link)
 }
 
 /// The interface of a device; that of a virtio device is one level further down.

@@ -6,7 +6,7 @@ use outrigger_cni_sdk::{
     AddResult, Attachment, Call, Documentation, Error, Errors, Interface, Plugin, Step as _, conf,
 };
 use outrigger_netlink::NetNs;
-use outrigger_netlink::route::{Handle, Link, LinkChange};
+use outrigger_netlink::route::{Handle, Link, LinkChange, check_link_name};
 
 use crate::attach::inside;
 use crate::attach::sysctl::Settings;
@@ -109,7 +109,7 @@ impl HostDevice<'_> {
             return Ok(());
         };
         // Without its old name as a note it did not come from here.
-        let Some(name) = link.alias.clone().filter(|alias| is_name(alias)) else { return Ok(()) };
+        let Some(name) = link.alias.clone().filter(|alias| check_link_name(alias).is_ok()) else { return Ok(()) };
         if host.find_link(&name).step(format_args!("look for {name}"))?.is_some() {
             return Err(Error::internal(format!(
                 "{} cannot be given back: the host has another interface {name}; rename that one",
@@ -147,11 +147,6 @@ fn find_stray(host: &Handle, device: &str, ifname: &str) -> Result<(), Error> {
 fn forget(host: &Handle, name: &str) -> Result<(), Error> {
     let change = LinkChange { alias: Some(""), ..LinkChange::default() };
     host.set_link(name, &change).step(format_args!("remove the note of {name}"))
-}
-
-/// Whether a note can be the name of an interface.
-fn is_name(note: &str) -> bool {
-    (1..16).contains(&note.len()) && !note.contains(|c: char| c == '/' || c == ':' || c.is_whitespace())
 }
 
 /// Moves the link into the container under its name there, with its name on the host as a note.
