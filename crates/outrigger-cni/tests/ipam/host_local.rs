@@ -104,8 +104,8 @@ impl Network {
                     }
                 }
                 Outcome::Failed(error) => {
-                    let msg = error["msg"].as_str().unwrap().to_lowercase();
-                    assert!(msg.contains("no ip addresses available in range set"), "{error}");
+                    let msg = error["msg"].as_str().unwrap();
+                    assert!(msg.contains("no IP addresses available in range set: "), "{error}");
                 }
                 Outcome::Killed => {
                     kills += 1;

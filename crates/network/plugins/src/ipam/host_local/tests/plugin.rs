@@ -82,11 +82,11 @@ fn status_is_honest() {
     ours("ADD", "a", &config).unwrap();
     let (number, msg) = code(ours("STATUS", "", &config));
     assert_eq!(number, 50);
-    let text = "host-local: range set 1: no ip addresses available in range set 10.1.0.1-10.1.0.2: all 1 are taken";
+    let text = "host-local: range set 1: no IP addresses available in range set: 10.1.0.1-10.1.0.2: all 1 are taken";
     assert_eq!(msg, text);
     let (number, msg) = code(ours("ADD", "b", &config));
     assert_eq!(number, 11);
-    assert!(msg.contains("failed to allocate for range set 1: no ip addresses available"), "{msg}");
+    assert!(msg.contains("failed to allocate for range set 1: no IP addresses available in range set: "), "{msg}");
     assert_eq!(files(&dir.path().join("net")).len(), 2, "what b had got of the first set is given back");
     let mut broken = config.clone();
     fs::write(dir.path().join("file"), "").unwrap();
