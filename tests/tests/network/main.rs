@@ -6,6 +6,7 @@ mod clients;
 mod common;
 mod connectivity;
 mod crash;
+mod dhcp;
 mod guest;
 mod interchange;
 mod interfaces;

@@ -28,6 +28,8 @@ use super::{IpamConf, Keys};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// So many plugins are heard at a time; others wait.
 const CONNECTIONS: usize = 512;
+/// Without a descriptor for another plugin, none is looked for until some may have been given back.
+const DEAF: Duration = Duration::from_millis(100);
 /// What the original's plugin is told.
 const FOREIGN: &[u8] =
     b"HTTP/1.0 400 this is the dhcp daemon of another implementation of the plugin: use the plugin of \
@@ -42,6 +44,8 @@ pub struct Daemon {
     leases: BTreeMap<Key, Entry>,
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
+    /// No plugin is listened to before.
+    deaf_until: Time,
 }
 
 /// Container, network, interface.
@@ -77,8 +81,15 @@ impl Daemon {
     /// Takes up the leases that an earlier daemon kept.
     pub fn start(settings: Settings, boot: String) -> io::Result<Self> {
         let records = Records::beside(&settings.socket_path());
-        let mut daemon =
-            Self { settings, boot, leases: BTreeMap::new(), connections: BTreeMap::new(), next_connection: 0, records };
+        let mut daemon = Self {
+            settings,
+            records,
+            boot,
+            leases: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            next_connection: 0,
+            deaf_until: Time::ZERO,
+        };
         for found in daemon.records.load(&daemon.boot)? {
             match found {
                 Found::Keep(record) => daemon.take_up(record, true),
@@ -112,7 +123,9 @@ impl Daemon {
             fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
             sources.push(source);
         };
-        if self.connections.len() < CONNECTIONS {
+        let now = now();
+        let deaf = self.deaf_until > now;
+        if self.connections.len() < CONNECTIONS && !deaf {
             watch(listener.as_fd(), Source::Listener);
         }
         for (id, connection) in &self.connections {
@@ -125,9 +138,10 @@ impl Daemon {
         }
         let leases = self.leases.values().filter_map(|entry| entry.client.wake());
         let plugins = self.connections.values().filter(|connection| connection.awaits.is_none()).map(|c| c.until);
-        let timeout = leases.chain(plugins).min().map(|wake| {
+        let hearing = deaf.then_some(self.deaf_until);
+        let timeout = leases.chain(plugins).chain(hearing).min().map(|wake| {
             // Rounded up to a millisecond, lest it wakes too early again and again.
-            let left = wake.saturating_sub(now()) + Duration::from_millis(1);
+            let left = wake.saturating_sub(now) + Duration::from_millis(1);
             Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
         });
         match poll(&mut fds, timeout.as_ref()) {
@@ -154,7 +168,21 @@ impl Daemon {
     }
 
     fn accept(&mut self, listener: &UnixListener) {
-        let Ok((stream, _)) = listener.accept() else { return };
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                let gone = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted);
+                if !gone && error.kind() != io::ErrorKind::Interrupted {
+                    // Without descriptors, say: the plugin still waits, and the listener stays readable.
+                    let now = now();
+                    if now > self.deaf_until + 10 * DEAF {
+                        super::log(format_args!("plugins have to wait: {error}"));
+                    }
+                    self.deaf_until = now + DEAF;
+                }
+                return;
+            }
+        };
         if stream.set_nonblocking(true).is_ok() {
             let connection = Connection { stream, line: Vec::new(), awaits: None, until: now() + PATIENCE };
             self.connections.insert(self.next_connection, connection);
@@ -491,12 +519,14 @@ fn log(key: &Key, what: impl Display) {
     super::log(format_args!("{container}/{network}/{ifname}: {what}"));
 }
 
-/// Binds the socket. One that a dead daemon left is replaced.
+/// Binds the socket. One that a dead daemon left is replaced; of several daemons that start at once, one gets it.
 pub fn listen(socket: &Path) -> io::Result<UnixListener> {
     if let Some(directory) = socket.parent() {
         use std::os::unix::fs::DirBuilderExt as _;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
+    // Between the question whether anyone listens and the removal of the socket, no other may bind it.
+    let _lock = Records::beside(socket).lock()?;
     match UnixListener::bind(socket) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             match UnixStream::connect(socket) {

@@ -42,16 +42,17 @@ pub struct Lease {
 pub struct Unusable(String);
 
 impl Lease {
-    /// Reads an acknowledgement. None if it gives no address or no server.
+    /// Reads an acknowledgement. None if it gives no address, no server, or no time.
     pub fn of(message: &Message, next_hop: [u8; 6]) -> Option<Self> {
         let bytes = |number| message.options.get(&number).cloned().unwrap_or_default();
-        if message.yours.is_unspecified() {
+        let time = message.number(option::LEASE_TIME).unwrap_or(DEFAULT_TIME);
+        if message.yours.is_unspecified() || time == 0 {
             return None;
         }
-        let time = message.number(option::LEASE_TIME).unwrap_or(DEFAULT_TIME);
-        // Times that make no sense are no times: T1 < T2 < lease time.
-        let rebind = message.number(option::REBINDING_TIME).filter(|t2| *t2 < time).unwrap_or(part(time, 85));
-        let renew = message.number(option::RENEWAL_TIME).filter(|t1| *t1 < rebind);
+        // Times that make no sense are no times: 0 < T1 < T2 < lease time.
+        let rebind = message.number(option::REBINDING_TIME).filter(|t2| *t2 > 0 && *t2 < time);
+        let rebind = rebind.unwrap_or(part(time, 85));
+        let renew = message.number(option::RENEWAL_TIME).filter(|t1| *t1 > 0 && *t1 < rebind);
         let renew = renew.unwrap_or_else(|| part(time, 50).min(rebind));
         Some(Self {
             address: message.yours,
@@ -186,6 +187,7 @@ mod tests {
         assert_eq!(seconds(lease(&[(51, &long), (58, &[0, 0, 0, 3]), (59, &[0, 0, 0, 90])])), Some([3, 90, 100]));
         assert_eq!(seconds(lease(&[(51, &long), (58, &[0, 0, 9, 3]), (59, &[0, 0, 9, 90])])), Some([50, 85, 100]));
         assert_eq!(seconds(lease(&[(51, &long), (59, &[0, 0, 0, 20])])), Some([20, 20, 100]));
+        assert_eq!(seconds(lease(&[(51, &long), (58, &[0; 4]), (59, &[0; 4])])), Some([50, 85, 100]));
         assert_eq!(seconds(lease(&[(51, &[255; 4])])), None);
     }
 
@@ -231,5 +233,6 @@ mod tests {
         let mut message = ack(&[]);
         message.yours = Ipv4Addr::UNSPECIFIED;
         assert_eq!(Lease::of(&message, [0; 6]), None);
+        assert_eq!(Lease::of(&ack(&[(51, &[0; 4])]), [0; 6]), None);
     }
 }

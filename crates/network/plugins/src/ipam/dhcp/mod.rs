@@ -96,7 +96,8 @@ impl Plugin for Dhcp {
         del: "Gives the lease back to the server and forgets it. Without the network namespace the server cannot be told; \
               the lease then ends by itself. Without the daemon the lease is marked, and the next daemon gives it back.",
         check: "Fails if the daemon holds no lease for the attachment.",
-        gc: "Gives back the leases of this network that belong to none of the valid attachments.",
+        gc: "Gives back the leases of this network that belong to none of the valid attachments. Without the daemon they \
+             are marked, and the next daemon gives them back.",
         status: "Fails with code 50 if the daemon does not answer.",
         capabilities: &[],
         args: &[("any", "A key that `fromArg` of `provide` names: its value is sent to servers.")],
@@ -123,7 +124,7 @@ impl Plugin for Dhcp {
         Keys::read(ipam)?;
         let mut request = request(call, Command::Add);
         request.netns = std::path::absolute(call.netns()?).step("dhcp: CNI_NETNS")?;
-        let value = ask(ipam, &request, Code::NotAvailable)?;
+        let value = ask(ipam, &request)?;
         AddResult::from_value(&value).map_err(|error| error.during("dhcp: the daemon's answer"))
     }
 
@@ -140,19 +141,26 @@ impl Plugin for Dhcp {
     }
 
     fn check(&self, call: &Call<'_, DhcpConf>) -> Result<(), Error> {
-        ask(ipam(call)?, &request(call, Command::Check), Code::NotAvailable).map(drop)
+        ask(ipam(call)?, &request(call, Command::Check)).map(drop)
     }
 
     fn gc(&self, call: &Call<'_, DhcpConf>, valid: &[Attachment]) -> Result<(), Error> {
         let mut request = request(call, Command::Gc);
         request.valid = valid.iter().map(|valid| (valid.container_id.clone(), valid.ifname.clone())).collect();
-        ask(ipam(call)?, &request, Code::TryAgain).map(drop)
+        let socket = socket(ipam(call)?);
+        match wire::call(&socket, &request) {
+            Ok(_) => Ok(()),
+            Err(Failure::Absent(_)) => Records::beside(&socket)
+                .mark_others(&call.net.name, &request.valid)
+                .step("dhcp: no daemon listens, and the leases cannot be marked to be given back by the next"),
+            Err(failure) => Err(failure.into_error(&socket, Code::TryAgain)),
+        }
     }
 
     fn status(&self, call: &Call<'_, DhcpConf>) -> Result<(), Error> {
         let ipam = ipam(call)?;
         Keys::read(ipam)?;
-        ask(ipam, &request(call, Command::Status), Code::NotAvailable)
+        ask(ipam, &request(call, Command::Status))
             .map(drop)
             .map_err(|error| Error { code: Code::NotAvailable, ..error })
     }
@@ -180,9 +188,9 @@ fn request(call: &Call<'_, DhcpConf>, command: Command) -> Request {
     }
 }
 
-fn ask(ipam: &IpamConf, request: &Request, absent: Code) -> Result<serde_json::Value, Error> {
+fn ask(ipam: &IpamConf, request: &Request) -> Result<serde_json::Value, Error> {
     let socket = socket(ipam);
-    wire::call(&socket, request).map_err(|failure| failure.into_error(&socket, absent))
+    wire::call(&socket, request).map_err(|failure| failure.into_error(&socket, Code::NotAvailable))
 }
 
 /// One line of the daemon's log. Standard error is what service managers keep.

@@ -10,6 +10,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -92,6 +93,14 @@ impl Records {
         Self(socket.with_extension("leases"))
     }
 
+    /// Keeps other daemons from starting until what it gives is dropped. The lock is the directory's own.
+    pub fn lock(&self) -> io::Result<File> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        let directory = File::open(&self.0)?;
+        rustix::fs::flock(&directory, FlockOperation::LockExclusive)?;
+        Ok(directory)
+    }
+
     /// Keeps a record, in the place of the attachment's last.
     pub fn save(&self, record: &Record) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
@@ -123,6 +132,29 @@ impl Records {
             Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Asks the next daemon to give back the leases of a network but those of these attachments (container id, interface).
+    pub fn mark_others(&self, network: &str, valid: &[(String, String)]) -> io::Result<()> {
+        let entries = match fs::read_dir(&self.0) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(());
+            }
+            entries => entries?,
+        };
+        let mut outcome = Ok(());
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != LEASE) {
+                continue;
+            }
+            let Some(record) = read(&path).filter(|record| record.network == network) else { continue };
+            if !valid.iter().any(|(container, ifname)| *container == record.container && *ifname == record.ifname) {
+                let marked = self.mark(&record.container, &record.network, &record.ifname);
+                outcome = outcome.and(marked);
+            }
+        }
+        outcome
     }
 
     /// Everything that is of this boot. What cannot be read, or is of another boot, is removed.
@@ -174,11 +206,18 @@ mod tests {
         let records = Records::beside(&dir.path().join("dhcp.sock"));
         assert_eq!(records.load("boot").unwrap(), []);
         records.mark("c", "n", "eth0").unwrap();
+        records.mark_others("n", &[]).unwrap();
         let mut record = Record::new("boot", "c", "n", "eth0");
         record.options.insert(61, vec![0, 1, 255]);
         record.given = 77;
         records.save(&record).unwrap();
+        let valid = [("c".to_owned(), "eth0".to_owned())];
+        records.mark_others("n", &valid).unwrap();
+        records.mark_others("other", &[]).unwrap();
         assert_eq!(records.load("boot").unwrap(), [Found::Keep(record.clone())]);
+        records.mark_others("n", &[("c".to_owned(), "eth1".to_owned())]).unwrap();
+        assert_eq!(records.load("boot").unwrap(), [Found::Release(record.clone())]);
+        records.save(&record).unwrap();
         records.mark("c", "n", "eth0").unwrap();
         assert_eq!(records.load("boot").unwrap(), [Found::Release(record.clone())]);
         records.remove("c", "n", "eth0").unwrap();

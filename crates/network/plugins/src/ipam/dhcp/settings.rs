@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::daemon::{Daemon, boot_id, listen, prefixed};
 use super::wire::DEFAULT_SOCKET;
 
@@ -178,6 +180,7 @@ fn run(settings: Settings, variable: &dyn Fn(&str) -> Option<String>) -> Result<
         let what = what.to_owned();
         move |error: io::Error| format!("{what}: {error}")
     };
+    allow_descriptors();
     let (pid, fds) = (variable("LISTEN_PID"), variable("LISTEN_FDS"));
     let inherited = outrigger_sys::service::inherited_socket(pid.as_deref(), fds.as_deref());
     let inherited = inherited.map_err(step("taking the socket of the service manager"))?;
@@ -208,6 +211,14 @@ fn run(settings: Settings, variable: &dyn Fn(&str) -> Option<String>) -> Result<
         let _ = rustix::fs::unlink(path);
     }
     result
+}
+
+/// Takes as many descriptors as the service manager lets it: each plugin that waits and each server that is talked to
+/// needs one, and the usual limit is for programs that use `select`.
+fn allow_descriptors() {
+    let limits = getrlimit(Resource::Nofile);
+    // If that fails, plugins wait longer when there are many.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
 }
 
 #[cfg(test)]

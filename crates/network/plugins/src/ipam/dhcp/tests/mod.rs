@@ -152,6 +152,7 @@ fn without_a_daemon() {
         assert!(msg.starts_with("dhcp: no daemon listens on ") && msg.ends_with("there is no such socket"), "{msg}");
     }
     lan.call("DEL", "a", json!({})).unwrap();
+    lan.call("GC", "a", json!({})).unwrap();
     // A dead daemon's socket.
     drop(std::os::unix::net::UnixListener::bind(lan.socket()).unwrap());
     assert_eq!(code(lan.call("STATUS", "a", json!({}))).0, 50);
@@ -159,6 +160,28 @@ fn without_a_daemon() {
     lan.call("STATUS", "a", json!({})).unwrap();
     assert!(listen(&lan.socket()).unwrap_err().to_string().contains("another daemon"));
     drop(daemon);
+}
+
+#[test]
+fn of_daemons_that_start_at_once_one_listens() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("dhcp.sock");
+    for _ in 0..100 {
+        // A dead daemon's socket.
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let barrier = std::sync::Barrier::new(4);
+        let start = || {
+            barrier.wait();
+            listen(&socket)
+        };
+        let listeners: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
+            threads.into_iter().filter_map(|thread| thread.join().unwrap().ok()).collect()
+        });
+        assert_eq!(listeners.len(), 1);
+        std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        fs_err::remove_file(&socket).unwrap();
+    }
 }
 
 #[test]

@@ -34,6 +34,20 @@ fn an_ended_lease_takes_the_address_away_and_a_new_one_brings_it_back() {
 }
 
 #[test]
+fn what_gc_frees_without_a_daemon_the_next_gives_back() {
+    let Some(lan) = Lan::new() else { return };
+    let server = Server::start(&lan, Mood::Generous(600));
+    let daemon = Running::start(lan.settings());
+    lan.call("ADD", "a", json!({})).unwrap();
+    drop(daemon);
+    lan.call("GC", "a", json!({})).unwrap();
+    assert_eq!(lease_files(&lan), ["release"]);
+    let _daemon = Running::start(lan.settings());
+    eventually("released", || server.heard(MessageType::Release).0 == 1);
+    eventually("forgotten", || lease_files(&lan).is_empty());
+}
+
+#[test]
 fn a_refused_renewal() {
     let Some(lan) = Lan::new() else { return };
     let server = Server::start(&lan, Mood::Generous(4));
