@@ -2,12 +2,12 @@
 //!
 //! `OUTRIGGER_CNI_DIR` points the suite at another directory of plugins, to see it pass on the peers.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use outrigger_testing::NetHost;
 use outrigger_tests::eventually;
 use serde_json::{Value, json};
@@ -126,21 +126,84 @@ impl World {
         }
     }
 
-    /// That no connection comes about though somebody listens: packets are dropped.
-    fn no_tcp(
+    /// What becomes of a connection to a port at which somebody listens, or seems to.
+    fn fate(
         &self,
         client: Option<&str>,
         server: Option<&str>,
         listen: SocketAddr,
         connect: SocketAddr,
-    ) -> Result<()> {
+    ) -> Result<Fate> {
         let _listener = self.host.within(server, || Ok(TcpListener::bind(listen)?))?;
         // The listener's backlog takes the connection if it gets through.
-        match self.host.within(client, || Ok(TcpStream::connect_timeout(&connect, DROPPED).map(drop)?)) {
-            Ok(()) => bail!("{client:?} reaches {connect}, which it must not"),
-            Err(_) => Ok(()),
+        match self.host.within(client, || Ok(TcpStream::connect_timeout(&connect, DROPPED).map(drop)))? {
+            Ok(()) => Ok(Fate::Arrives),
+            Err(error) if error.kind() == ErrorKind::TimedOut => Ok(Fate::Dropped),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(Fate::Refused),
+            Err(error) => Err(error).with_context(|| format!("{client:?} to {connect}")),
         }
     }
+
+    /// Whether a datagram gets to the server; its answer is not waited for.
+    fn udp_arrives(&self, client: &str, server: &str, listen: SocketAddr, to: SocketAddr) -> Result<bool> {
+        let socket = self.host.within(Some(server), || Ok(UdpSocket::bind(listen)?))?;
+        socket.set_read_timeout(Some(DROPPED))?;
+        self.host.within(Some(client), || {
+            UdpSocket::bind((any(to.is_ipv6()), 0))?.send_to(b"question", to)?;
+            Ok(())
+        })?;
+        match socket.recv(&mut [0; 64]) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The first packet of an SCTP association, made by hand: not every kernel has SCTP, but all can pass it on. Gives
+    /// the port that it has when it comes to the container.
+    fn sctp(&self, client: &str, server: &str, to: Ipv4Addr, port: u16) -> Result<u16> {
+        let raw = || -> Result<UdpSocket> {
+            use rustix::net::{AddressFamily, SocketType, ipproto};
+            // Only what the standard library can do with any socket is done with it.
+            Ok(rustix::net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::SCTP))?.into())
+        };
+        let receiver = self.host.within(Some(server), raw)?;
+        receiver.set_read_timeout(Some(PATIENCE))?;
+        let sender = self.host.within(Some(client), raw)?;
+        let mut packet = Vec::new();
+        for part in [&40_000_u16.to_be_bytes()[..], &port.to_be_bytes(), &[0; 8]] {
+            packet.extend(part);
+        }
+        // INIT: a tag, a window, one stream each way, and the first number.
+        packet.extend([1, 0, 0, 20, 0, 0, 0, 7, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 9]);
+        let sum = crc32c(&packet);
+        packet[8..12].copy_from_slice(&sum.to_le_bytes());
+        sender.send_to(&packet, (to, 0))?;
+        let mut bytes = [0; 256];
+        let length = receiver.recv(&mut bytes).context("no SCTP comes")?;
+        // Behind the header of IPv4.
+        let header = usize::from(bytes[0] & 15) * 4;
+        let packet = bytes[..length].get(header..header + 12).context("a whole header")?;
+        Ok(u16::from_be_bytes([packet[2], packet[3]]))
+    }
+}
+
+/// What becomes of an attempt to connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Arrives,
+    /// Nobody answers.
+    Dropped,
+    /// Whoever has the address says that nobody listens.
+    Refused,
+}
+
+/// The checksum of SCTP.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |sum: u32, byte: &u8| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| (sum >> 1) ^ if sum & 1 == 1 { 0x82f6_3b78 } else { 0 })
+    };
+    !bytes.iter().fold(!0, step)
 }
 
 /// Takes one connection, echoes what comes, gives the peer's address.
@@ -237,73 +300,99 @@ fn mapped_ports_are_reached_from_everywhere_they_should() {
     if !can_run("mapped_ports_are_reached_from_everywhere_they_should") {
         return;
     }
-    for backend in ["iptables", "nftables"] {
+    // With br_netfilter the bridge itself sends a packet back to the container that it came from.
+    let mut bridge = bridge(DUAL);
+    bridge["hairpinMode"] = true.into();
+    let ptp = json!({ "type": "ptp", "ipMasq": true, "ipam": ipam(DUAL) });
+    for (backend, main) in [("iptables", &bridge), ("nftables", &bridge), ("iptables", &ptp), ("nftables", &ptp)] {
         let world = World::new().unwrap();
         if backend == "nftables" && !knows_nftables(&world.dir).unwrap() {
             continue;
         }
-        let mappings = json!([
-            { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
-            { "hostPort": 5300, "containerPort": 53, "protocol": "udp" },
-            { "hostPort": 8081, "containerPort": 81, "protocol": "tcp", "hostIP": HOST4.to_string() },
-            { "hostPort": 8082, "containerPort": 82, "protocol": "tcp", "hostIP": HOST6.to_string() },
-        ]);
-        let portmap = json!({ "type": "portmap", "backend": backend, "snat": true,
-            "capabilities": { "portMappings": true }, "runtimeConfig": { "portMappings": mappings } });
-        // With br_netfilter the bridge itself sends a packet back to the container that it came from.
-        let mut main = bridge(DUAL);
-        main["hairpinMode"] = true.into();
-        let mut server = world.network("pods", vec![main, portmap.clone()]);
-        let a = world.attach(&server, "a").unwrap();
-        let plain = world.network("pods", vec![bridge(DUAL)]);
-        world.attach(&plain, "b").unwrap();
-        let what = |text: &str| format!("{backend}: {text}");
-        for v6 in [false, true] {
-            let a = address(&a, v6).unwrap();
-            let (out, host): (IpAddr, IpAddr) =
-                if v6 { (OUT6.into(), HOST6.into()) } else { (OUT4.into(), HOST4.into()) };
-            let all: SocketAddr = (any(v6), 80).into();
-            let seen =
-                world.tcp(Some("out"), Some("a"), all, (host, 8080).into()).context(what("from outside")).unwrap();
-            assert_eq!(seen, out, "{backend}: the container sees the real client");
-            world.tcp(None, Some("a"), all, (host, 8080).into()).context(what("from the host by its address")).unwrap();
-            world.tcp(Some("b"), Some("a"), all, (host, 8080).into()).context(what("from a neighbour")).unwrap();
-            world.tcp(Some("a"), Some("a"), all, (host, 8080).into()).context(what("from itself (hairpin)")).unwrap();
-            let dns = (any(v6), 53).into();
-            let seen =
-                world.udp(Some("out"), Some("a"), dns, (host, 5300).into()).context(what("UDP from outside")).unwrap();
-            assert_eq!(seen, out);
-            // Other addresses and ports of the host are left alone.
-            world.no_tcp(Some("out"), Some("a"), (any(v6), 9090).into(), (host, 9090).into()).unwrap();
-            let (port, right, wrong) = if v6 { (82, HOST6.into(), a) } else { (81, IpAddr::from(HOST4), a) };
-            let own = (any(v6), port).into();
-            world.tcp(Some("out"), Some("a"), own, (right, 8000 + port).into()).context(what("hostIP")).unwrap();
-            let gateway: IpAddr = if v6 { "fd00:5::1".parse().unwrap() } else { "10.5.0.1".parse().unwrap() };
-            world
-                .no_tcp(Some("b"), Some("a"), own, (gateway, 8000 + port).into())
-                .context(what("another host IP"))
-                .unwrap();
-            world.no_tcp(Some("b"), Some("a"), own, (wrong, 8000 + port).into()).unwrap();
+        if let Err(error) = mapped_ports(&world, backend, main) {
+            panic!("{backend} with {}: {error:#}", main["type"]);
         }
-        let local: SocketAddr = (Ipv4Addr::LOCALHOST, 8080).into();
-        world.tcp(None, Some("a"), (any(false), 80).into(), local).context(what("from the host by localhost")).unwrap();
-        // A connection that merely passes through to that port is not caught.
-        world.route_back("10.5.0.0/24").unwrap();
-        let away = (any(false), 8080).into();
-        world.tcp(Some("b"), Some("out"), away, (OUT4, 8080).into()).context(what("passing through")).unwrap();
-        server.check(&world.host, "a", "eth0", &a).ok();
-        // DEL does not need to be told what was mapped.
-        server.chain[1].as_object_mut().unwrap().remove("runtimeConfig");
-        if std::env::var_os("OUTRIGGER_CNI_DIR").is_some() {
-            server.chain[1] = portmap;
-        }
-        server.del(&world.host, "a", "eth0", &a).unwrap();
-        world.no_tcp(Some("out"), Some("out"), (any(false), 1).into(), (HOST4, 8080).into()).unwrap();
-        world
-            .tcp(Some("out"), None, (any(false), 8080).into(), (HOST4, 8080).into())
-            .context(what("the port is free"))
-            .unwrap();
     }
+}
+
+/// A server with mapped ports on a main plugin's network, and who reaches them.
+fn mapped_ports(world: &World, backend: &str, main: &Value) -> Result<()> {
+    let mappings = json!([
+        { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
+        { "hostPort": 5300, "containerPort": 53, "protocol": "udp" },
+        { "hostPort": 8083, "containerPort": 83, "protocol": "sctp" },
+        { "hostPort": 8081, "containerPort": 81, "protocol": "tcp", "hostIP": HOST4.to_string() },
+        { "hostPort": 8082, "containerPort": 82, "protocol": "tcp", "hostIP": HOST6.to_string() },
+    ]);
+    let portmap = json!({ "type": "portmap", "backend": backend, "snat": true,
+        "capabilities": { "portMappings": true }, "runtimeConfig": { "portMappings": mappings } });
+    let server = world.network("pods", vec![main.clone(), portmap.clone()]);
+    let result = world.attach(&server, "a")?;
+    let plain = world.network("pods", vec![main.clone()]);
+    world.attach(&plain, "b")?;
+    for v6 in [false, true] {
+        let a = address(&result, v6)?;
+        let (out, host): (IpAddr, IpAddr) = if v6 { (OUT6.into(), HOST6.into()) } else { (OUT4.into(), HOST4.into()) };
+        let (web, dns) = (SocketAddr::from((any(v6), 80)), SocketAddr::from((any(v6), 53)));
+        for (who, client) in [
+            ("from outside", Some("out")),
+            ("from the host", None),
+            ("from a neighbour", Some("b")),
+            ("from itself", Some("a")),
+        ] {
+            let what = |protocol: &str| format!("{protocol} {who}, v6 {v6}");
+            let tcp = world.tcp(client, Some("a"), web, (host, 8080).into()).with_context(|| what("TCP"))?;
+            let udp = world.udp(client, Some("a"), dns, (host, 5300).into()).with_context(|| what("UDP"))?;
+            ensure!(
+                client != Some("out") || (tcp, udp) == (out, out),
+                "the container sees {tcp} and {udp}, not the client"
+            );
+        }
+        // Other addresses and ports of the host are left alone.
+        let refused = |client, listen: u16, to: SocketAddr| -> Result<()> {
+            let fate = world.fate(client, Some("a"), (any(v6), listen).into(), to)?;
+            ensure!(fate == Fate::Refused, "{client:?} to {to}: {fate:?}");
+            Ok(())
+        };
+        refused(Some("out"), 9090, (host, 9090).into())?;
+        let port = if v6 { 82 } else { 81 };
+        world.tcp(Some("out"), Some("a"), (any(v6), port).into(), (host, 8000 + port).into()).context("hostIP")?;
+        let gateway: IpAddr = if v6 { "fd00:5::1".parse()? } else { "10.5.0.1".parse()? };
+        refused(Some("b"), port, (gateway, 8000 + port).into()).context("another host IP")?;
+        refused(Some("b"), port, (a, 8000 + port).into()).context("the container's own address")?;
+    }
+    ensure!(world.sctp("out", "a", HOST4, 8083)? == 83, "SCTP comes to another port");
+    let localhost = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let (web, dns) = (SocketAddr::from((any(false), 80)), SocketAddr::from((any(false), 53)));
+    world.tcp(None, Some("a"), web, localhost(8080)).context("TCP from the host by localhost")?;
+    world.udp(None, Some("a"), dns, localhost(5300)).context("UDP from the host by localhost")?;
+    // The kernel lets no packet with the address ::1 leave the host.
+    let local6 = world.fate(None, Some("a"), (any(true), 80).into(), (Ipv6Addr::LOCALHOST, 8080).into())?;
+    ensure!(local6 != Fate::Arrives, "[::1] reaches the container");
+    // A connection that merely passes through to that port is not caught.
+    world.route_back("10.5.0.0/24")?;
+    let away = (any(false), 8080).into();
+    world.tcp(Some("b"), Some("out"), away, (OUT4, 8080).into()).context("passing through")?;
+    // Debian's 1.1.1, at which the suite can be pointed, fails the CHECK of its own.
+    server.check(&world.host, "a", "eth0", &result).or_else(|error| if is_ours() { Err(error) } else { Ok(()) })?;
+    // DEL does not need to be told what was mapped. The container itself stays for now, and listens.
+    let mut mapping = Network { chain: vec![portmap], ..server.clone() };
+    if is_ours() {
+        mapping.chain[0].as_object_mut().context("portmap")?.remove("runtimeConfig");
+    }
+    mapping.del(&world.host, "a", "eth0", &result)?;
+    for (v6, host) in [(false, IpAddr::from(HOST4)), (true, HOST6.into())] {
+        let fate = world.fate(Some("out"), Some("a"), (any(v6), 80).into(), (host, 8080).into())?;
+        ensure!(fate == Fate::Refused, "after DEL: {fate:?}");
+    }
+    ensure!(!world.udp_arrives("out", "a", dns, (HOST4, 5300).into())?, "UDP arrives after DEL");
+    world.tcp(Some("out"), None, away, (HOST4, 8080).into()).context("the port is free")?;
+    plain.del(&world.host, "a", "eth0", &result)
+}
+
+/// Whether the plugins are not those of `OUTRIGGER_CNI_DIR`.
+fn is_ours() -> bool {
+    std::env::var_os("OUTRIGGER_CNI_DIR").is_none()
 }
 
 /// What arrives in one direction in a second of steady flow, in bits of frames.
@@ -349,21 +438,25 @@ fn bandwidth_is_within_a_tenth_of_the_limit_in_both_directions() {
         "egressBurst": from_pod / 40 });
     let shaper = json!({ "type": "bandwidth", "capabilities": { "bandwidth": true },
         "runtimeConfig": { "bandwidth": limits } });
-    let network = world.network("pods", vec![bridge(&["10.5.0.0/24"]), shaper]);
+    let network = world.network("pods", vec![bridge(DUAL), shaper]);
     let a = world.attach(&network, "a").unwrap();
-    let address = address(&a, false).unwrap();
+    let (v4, v6) = (address(&a, false).unwrap(), address(&a, true).unwrap());
     network.check(&world.host, "a", "eth0", &a).unwrap();
     for (direction, limit, sender, receiver, to) in [
-        ("to the container", to_pod, None, Some("a"), address),
+        ("to the container", to_pod, None, Some("a"), v4),
+        ("to the container", to_pod, None, Some("a"), v6),
         ("from the container", from_pod, Some("a"), Some("out"), OUT4.into()),
+        ("from the container", from_pod, Some("a"), Some("out"), OUT6.into()),
     ] {
-        // A machine that is busy with other things can starve one of the two ends; not three times.
+        // A machine that is busy with other things can starve one of the two ends, though not three times: one try has to
+        // come near the limit. None may be above it, which no load excuses.
         let mut ratios = Vec::new();
-        while ratios.len() < 3 && !ratios.last().is_some_and(|ratio| (0.9..=1.1).contains(ratio)) {
+        while ratios.len() < 3 && !ratios.last().is_some_and(|ratio| *ratio >= 0.9) {
             ratios.push(throughput(&world, sender, receiver, to).unwrap() / f64::from(limit));
         }
-        println!("{direction}: {ratios:.3?} of the limit");
-        assert!((0.9..=1.1).contains(ratios.last().unwrap()), "{direction}: {ratios:?} of {limit} bit/s");
+        println!("{direction}, {to}: {ratios:.3?} of the limit");
+        let (best, last) = (ratios.iter().copied().fold(0.0, f64::max), ratios.last().copied().unwrap_or_default());
+        assert!(best <= 1.1 && last >= 0.9, "{direction}, {to}: {ratios:?} of {limit} bit/s");
     }
     network.del(&world.host, "a", "eth0", &a).unwrap();
     assert_eq!(world.host.sh("ip -o link show type ifb").unwrap(), "");
@@ -391,8 +484,15 @@ fn the_firewall_lets_out_and_answers_in_and_nothing_else() {
         let all: SocketAddr = (any(v6), 8080).into();
         world.tcp(Some("a"), Some("out"), all, (out, 8080).into()).unwrap();
         world.ping(Some("a"), out).unwrap();
-        world.no_tcp(Some("out"), Some("a"), all, (a, 8080).into()).unwrap();
-        world.no_tcp(Some("b"), Some("out"), all, (out, 8080).into()).unwrap();
+        world.udp(Some("a"), Some("out"), all, (out, 8080).into()).unwrap();
+        for (client, server, to) in [("out", "a", a), ("b", "out", out)] {
+            // Each protocol with a port of its own: what was let out may be answered.
+            let port = |port: u16| SocketAddr::from((any(v6), port));
+            let fate = world.fate(Some(client), Some(server), port(8081), (to, 8081).into()).unwrap();
+            assert_eq!(fate, Fate::Dropped, "TCP from {client} to {to}");
+            assert!(!world.udp_arrives(client, server, port(8082), (to, 8082).into()).unwrap(), "UDP to {to}");
+            assert!(world.host.container_sh(client, &format!("ping -n -c 1 -W 1 {to}")).is_err(), "ICMP to {to}");
+        }
     }
     open.check(&world.host, "a", "eth0", &a).unwrap();
     open.del(&world.host, "a", "eth0", &a).unwrap();
@@ -406,15 +506,19 @@ fn ingress_policies_keep_bridges_apart() {
     if !can_run("ingress_policies_keep_bridges_apart") {
         return;
     }
-    for policy in ["open", "same-bridge", "isolated"] {
+    let backends = ["iptables", "nftables"].map(|backend| ["open", "same-bridge", "isolated"].map(|p| (backend, p)));
+    for (backend, policy) in backends.concat() {
         let world = World::new().unwrap();
+        if backend == "nftables" && !knows_nftables(&world.dir).unwrap() {
+            continue;
+        }
         if policy == "isolated" && world.host.sh("sysctl -w net.bridge.bridge-nf-call-iptables=1").is_err() {
             outrigger_tests::eprintln_skip("ingress_policies_keep_bridges_apart", "isolated needs br_netfilter");
             continue;
         }
         let chain = |bridge: &str, subnet: &str| {
             let main = json!({ "type": "bridge", "bridge": bridge, "isGateway": true, "ipam": ipam(&[subnet]) });
-            vec![main, json!({ "type": "firewall", "ingressPolicy": policy })]
+            vec![main, json!({ "type": "firewall", "backend": backend, "ingressPolicy": policy })]
         };
         let one = world.network("one", chain("cni0", "10.5.0.0/24"));
         let two = world.network("two", chain("cni1", "10.6.0.0/24"));
@@ -424,12 +528,14 @@ fn ingress_policies_keep_bridges_apart() {
         let (b, c) = (address(&b, false).unwrap(), address(&c, false).unwrap());
         // Each with a port of its own: who waits in vain keeps it.
         let port = |port: u16| SocketAddr::from((any(false), port));
-        let near = world.tcp(Some("a"), Some("b"), port(8080), (b, 8080).into());
-        let far = world.no_tcp(Some("a"), Some("c"), port(8080), (c, 8080).into());
+        let near = world.fate(Some("a"), Some("b"), port(8080), (b, 8080).into()).unwrap();
+        let far = world.fate(Some("a"), Some("c"), port(8080), (c, 8080).into()).unwrap();
+        let udp = world.udp_arrives("a", "c", port(5300), (c, 5300).into()).unwrap();
+        let wanted = |arrives: bool| if arrives { Fate::Arrives } else { Fate::Dropped };
         assert_eq!(
-            (near.is_ok(), far.is_err()),
-            (policy != "isolated", policy == "open"),
-            "{policy}: {near:?} {far:?}"
+            (near, far, udp),
+            (wanted(policy != "isolated"), wanted(policy == "open"), policy == "open"),
+            "{backend} {policy}"
         );
         // The host itself reaches all.
         world.tcp(None, Some("b"), port(8081), (b, 8081).into()).unwrap();
@@ -503,10 +609,11 @@ fn sbr_answers_from_the_interface_that_was_asked() {
             if sbr {
                 world.tcp(Some("out"), Some("a"), all, (address, 8080).into()).unwrap();
             } else {
-                world.no_tcp(Some("out"), Some("a"), all, (address, 8080).into()).unwrap();
+                let fate = world.fate(Some("out"), Some("a"), all, (address, 8080).into()).unwrap();
+                assert_eq!(fate, Fate::Dropped);
             }
         }
-        if std::env::var_os("OUTRIGGER_CNI_DIR").is_none() {
+        if is_ours() {
             // The peers' bridge misses the routes that sbr moved.
             second.check(&world.host, "a", "net1", &result).unwrap();
         }
