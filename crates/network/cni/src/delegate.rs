@@ -83,6 +83,19 @@ impl<'a> Delegate<'a> {
         Ok(self.builtin(binary.as_deref()).is_some())
     }
 
+    /// Looks whether there is such a plugin, without calling it. An error if there is none (code 7).
+    pub fn look_up(&self) -> Result<(), Error> {
+        match find_in_path(&self.name, self.env)? {
+            None if self.builtin(None).is_none() => Err(self.missing(Code::InvalidConfig)),
+            _ => Ok(()),
+        }
+    }
+
+    fn missing(&self, code: Code) -> Error {
+        let msg = format!("there is no plugin {:?} in CNI_PATH ({})", self.name, self.env.path);
+        Error::new(code, msg).details("install it, or correct the type in the configuration")
+    }
+
     fn builtin(&self, binary: Option<&Path>) -> Option<Box<dyn DynPlugin + '_>> {
         binary.is_none_or(is_this_program).then(|| self.delegates.builtin(&self.name)).flatten()
     }
@@ -100,8 +113,7 @@ impl<'a> Delegate<'a> {
         }
         let Some(binary) = binary else {
             let code = if command == Command::Status { Code::NotAvailable } else { Code::InvalidConfig };
-            let msg = format!("there is no plugin {:?} in CNI_PATH ({})", self.name, env.path);
-            return Err(Error::new(code, msg).details("install it, or correct the type in the configuration"));
+            return Err(self.missing(code));
         };
         let config = serde_json::to_vec(&*self.config).step("writing the configuration")?;
         let output = execute(&binary, &env, &config)?;

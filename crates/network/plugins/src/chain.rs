@@ -34,13 +34,14 @@ impl Plugin for Chain<'_> {
 
     fn add(&self, call: &Call<'_, ChainConf>) -> Result<AddResult, Error> {
         let members = members(call)?;
+        for member in &members {
+            member.delegate(call, None)?.look_up().map_err(|error| error.during(member.kind))?;
+        }
         let gathering = self.0.gather_rules();
         let mut previous = call.net.prev_result.clone();
         for (index, member) in members.iter().enumerate() {
-            let mut own = false;
             let added = member.delegate(call, previous.as_ref()).and_then(|delegate| {
-                own = delegate.is_builtin()?;
-                self.settle_before(own)?;
+                self.settle_before(delegate.is_builtin()?)?;
                 delegate.add()
             });
             match added {
@@ -48,9 +49,9 @@ impl Plugin for Chain<'_> {
                 Err(error) => {
                     drop(gathering);
                     let error = error.during(format_args!("{} (plugins[{index}])", member.kind));
-                    // Our plugins undo what they did. And if the first one fails since the attachment exists, that must
-                    // not be taken away.
-                    let done = if own && index == 0 { &[] } else { &members[..=index] };
+                    // If the first one fails since the attachment exists, that must not be taken away. What it did
+                    // itself it undoes, or the runtime's DEL does.
+                    let done = if index == 0 { &[] } else { &members[..=index] };
                     return Err(self.roll_back(call, done, previous.as_ref(), error));
                 }
             }
@@ -74,18 +75,7 @@ impl Plugin for Chain<'_> {
     }
 
     fn gc(&self, call: &Call<'_, ChainConf>, _: &[Attachment]) -> Result<(), Error> {
-        let members = members(call)?;
-        let gathering = self.0.gather_rules();
-        let mut errors = Errors::new();
-        for member in &members {
-            let collected = member.delegate(call, None).and_then(|delegate| {
-                self.settle_before(delegate.is_builtin()?)?;
-                delegate.gc()
-            });
-            errors.push(collected.map_err(|error| error.during(member.kind)));
-        }
-        errors.push(gathering.commit());
-        errors.finish()
+        self.take_away(&members(call)?, |member| member.delegate(call, None), Delegate::gc)
     }
 
     fn status(&self, call: &Call<'_, ChainConf>) -> Result<(), Error> {
@@ -119,34 +109,38 @@ impl Chain<'_> {
         error
     }
 
-    /// DEL of these members in reverse. One whose rules cannot be removed must not keep those of the others: then each is
-    /// called again by itself.
+    /// DEL of these members.
     fn del_members(
         &self,
         call: &Call<'_, ChainConf>,
         members: &[Member<'_>],
         previous: Option<&AddResult>,
     ) -> Result<(), Error> {
-        let gathering = self.0.gather_rules();
-        let deleted = self.del_each(call, members, previous);
-        if gathering.commit().and(deleted).is_ok() { Ok(()) } else { self.del_each(call, members, previous) }
+        self.take_away(members, |member| member.delegate(call, previous), Delegate::del)
     }
 
-    fn del_each(
+    /// Has these members take away what is theirs, in reverse. One whose rules cannot be removed must not keep those of the
+    /// others: then each is called again by itself.
+    fn take_away<'c>(
         &self,
-        call: &Call<'_, ChainConf>,
         members: &[Member<'_>],
-        previous: Option<&AddResult>,
+        delegate: impl Fn(&Member<'_>) -> Result<Delegate<'c>, Error>,
+        command: impl Fn(&Delegate<'c>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut errors = Errors::new();
-        for member in members.iter().rev() {
-            let deleted = member.delegate(call, previous).and_then(|delegate| {
-                self.settle_before(delegate.is_builtin()?)?;
-                delegate.del()
-            });
-            errors.push(deleted.map_err(|error| error.during(member.kind)));
-        }
-        errors.finish()
+        let each = || {
+            let mut errors = Errors::new();
+            for member in members.iter().rev() {
+                let taken = delegate(member).and_then(|delegate| {
+                    self.settle_before(delegate.is_builtin()?)?;
+                    command(&delegate)
+                });
+                errors.push(taken.map_err(|error| error.during(member.kind)));
+            }
+            errors.finish()
+        };
+        let gathering = self.0.gather_rules();
+        let taken = each();
+        if gathering.commit().and(taken).is_ok() { Ok(()) } else { each() }
     }
 }
 
@@ -156,7 +150,7 @@ struct Member<'a> {
     object: &'a Map,
 }
 
-/// The plugins of the chain, all checked before the first is called.
+/// The plugins of the chain, their configurations checked before the first is called.
 fn members<'a>(call: &'a Call<'_, ChainConf>) -> Result<Vec<Member<'a>>, Error> {
     let plugins = &call.conf.plugins;
     if plugins.is_empty() {
@@ -204,14 +198,14 @@ fn capability_values(plugin: &Map, values: &Map) -> Map {
 }
 
 const DOC: Documentation = Documentation {
-    add: "Calls ADD of each plugin in order, as a runtime would: with the name and version of the list, the result of the \
+    add: "Looks whether all plugins are there. Calls ADD of each in order, as a runtime would: with the name and version of the list, the result of the \
           plugin before, and the values for its own `capabilities`. The result is that of the last. The rules of all \
-          plugins take effect together at the end. If one fails, DEL is called for it and those before it, in reverse, so \
-          that nothing stays. A plugin that is not of this program is executed; rules that were planned before it take \
+          plugins take effect together at the end. If one after the first fails, DEL is called for it and those before \
+          it, in reverse, so that nothing stays. A plugin that is not of this program is executed; rules that were planned before it take \
           effect before.",
     del: "Calls DEL of each plugin in reverse, and goes on after errors.",
     check: "Calls CHECK of each plugin in order.",
-    gc: "Calls GC of each plugin in order, and goes on after errors.",
+    gc: "Calls GC of each plugin in reverse, as DEL, and goes on after errors.",
     status: "Asks each plugin in order; the first that is not ready gives the error.",
     capabilities: &[("any", "Those of the plugins in `plugins`, which must be named at this plugin too.")],
     args: &[],
