@@ -34,8 +34,9 @@ impl Plugin for Chain<'_> {
 
     fn add(&self, call: &Call<'_, ChainConf>) -> Result<AddResult, Error> {
         let members = members(call)?;
-        for member in &members {
-            member.delegate(call, None)?.look_up().map_err(|error| error.during(member.kind))?;
+        for (index, member) in members.iter().enumerate() {
+            let found = member.delegate(call, None).and_then(|delegate| delegate.look_up());
+            found.map_err(|error| error.during(format_args!("{} (plugins[{index}])", member.kind)))?;
         }
         let gathering = self.0.gather_rules();
         let mut previous = call.net.prev_result.clone();

@@ -33,7 +33,7 @@ impl Plugin for Dummy<'_> {
         let container = self.0.container(call.netns()?)?;
         let new = NewLink { name: call.ifname, kind: NewLinkKind::Dummy, ..NewLink::default() };
         let mut undo = Undo::default();
-        let link = inside::create(&container, &container.route, true, &new)?;
+        let link = inside::create(call, &container, &container.route, true, &new)?;
         let (route, index) = (&container.route, link.index);
         undo.push(move || drop(route.delete_link(index)));
         let result = inside::address(call, &container, &link, &Settings::default())?;
@@ -63,10 +63,11 @@ impl Plugin for Dummy<'_> {
 const DOC: Documentation = Documentation {
     add: "Makes the interface in the container, asks `ipam` for addresses and puts them and the routes on it. If a step \
           fails, the interface is removed and the addresses are given back.",
-    del: "Gives the addresses back and removes the interface. Succeeds when the interface or the network namespace is gone.",
+    del: "Removes the interface, then gives the addresses back; with dhcp the other way around. Succeeds when the interface or \
+          the network namespace is gone.",
     check: "Looks whether the interface is a dummy with the MAC address, the addresses and the routes of the previous \
             result; asks `ipam`.",
-    gc: "Asks `ipam`. Interfaces went with the network namespaces that they were in.",
+    gc: inside::GC,
     status: "Asks `ipam`.",
     capabilities: &[],
     args: &[],

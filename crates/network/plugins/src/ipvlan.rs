@@ -73,7 +73,7 @@ impl Plugin for Ipvlan<'_> {
             ..NewLink::default()
         };
         let mut undo = Undo::default();
-        let link = inside::create(&container, handle, conf.link_in_container, &new)?;
+        let link = inside::create(call, &container, handle, conf.link_in_container, &new)?;
         let (route, index) = (&container.route, link.index);
         undo.push(move || drop(route.delete_link(index)));
         let chained = call.net.prev_result.clone().filter(|result| !result.ips.is_empty());
@@ -117,11 +117,11 @@ const DOC: Documentation = Documentation {
     add: "Makes the interface on `master`, at once in the container and under its name; asks `ipam` for addresses, or takes \
           those of the previous result if there is no `ipam`, and puts them and the routes on it. The result has this \
           interface only. If a step fails, the interface is removed and the addresses are given back.",
-    del: "Gives the addresses back and removes the interface. Looks at neither `master` nor `mode`, and succeeds when the \
-          interface or the network namespace is gone.",
+    del: "Removes the interface, then gives the addresses back; with dhcp the other way around. Looks at neither `master` nor \
+          `mode`, and succeeds when the interface or the network namespace is gone.",
     check: "Looks whether the interface is an ipvlan of this mode with the addresses and the routes of the previous result; \
             asks `ipam`.",
-    gc: "Asks `ipam`. Interfaces went with the network namespaces that they were in.",
+    gc: inside::GC,
     status: "Fails (50) if `master` is not there, or without `master` if there is no default route; asks `ipam`.",
     capabilities: &[],
     args: &[],

@@ -71,7 +71,7 @@ impl Plugin for Macvlan<'_> {
             ..NewLink::default()
         };
         let mut undo = Undo::default();
-        let link = inside::create(&container, handle, conf.link_in_container, &new)?;
+        let link = inside::create(call, &container, handle, conf.link_in_container, &new)?;
         let (route, index) = (&container.route, link.index);
         undo.push(move || drop(route.delete_link(index)));
         let mut result = if call.ipam().is_configured() {
@@ -110,11 +110,11 @@ const DOC: Documentation = Documentation {
           them and the routes on it. Without `ipam` it is brought up and nothing more. If a step fails, the interface is \
           removed and the addresses are given back. A MAC address may be given by the capability `mac`, by \
           `args.cni.mac`, by `MAC` in `CNI_ARGS`, or by `mac`, in this order.",
-    del: "Gives the addresses back and removes the interface. Looks at neither `master` nor `mode`, and succeeds when the \
-          interface or the network namespace is gone.",
+    del: "Removes the interface, then gives the addresses back; with dhcp the other way around. Looks at neither `master` nor \
+          `mode`, and succeeds when the interface or the network namespace is gone.",
     check: "Looks whether the interface is a macvlan of this mode with the MAC address, the addresses and the routes of the \
             previous result; asks `ipam`.",
-    gc: "Asks `ipam`. Interfaces went with the network namespaces that they were in.",
+    gc: inside::GC,
     status: "Fails (50) if `master` is not there, or without `master` if there is no default route; asks `ipam`.",
     capabilities: &[("mac", "MAC address of the interface.")],
     args: &[("MAC", "MAC address of the interface.")],

@@ -41,21 +41,11 @@ impl Plugin for Ptp<'_> {
         let netns = call.netns()?;
         let host = self.0.host()?;
         let container = self.0.container(netns)?;
-        // Declared before `undo`, so that it is released after the link is gone.
-        let lease = call.ipam().add()?;
-        let mut undo = Undo::default();
-        let mut result = lease.result.clone();
-        let mut addresses = Vec::new();
-        for ip in &mut result.ips {
-            ip.interface = Some(CONTAINER_INDEX);
-            let gateway = ip.gateway.ok_or_else(|| {
-                Error::config(format!("ipam gives {} without a gateway, which ptp needs: add one to ipam", ip.address))
-            })?;
-            addresses.push((ip.address, gateway));
-        }
-        sysctl::enable_forwarding(addresses.iter().map(|(net, _)| net.addr())).step("turn on IP forwarding")?;
-
         let mark = mark(call);
+        // Dropped after the link is gone: an address must not be given to another while it is in use. And asked for after the
+        // link is made: that fails if the attachment exists, whose address must not be given back.
+        let lease;
+        let mut undo = Undo::default();
         let pair = veth::create(
             host,
             &container,
@@ -69,6 +59,18 @@ impl Plugin for Ptp<'_> {
         )?;
         let index = pair.host.index;
         undo.push(move || drop(host.delete_link(index)));
+
+        lease = call.ipam().add()?;
+        let mut result = lease.result.clone();
+        let mut addresses = Vec::new();
+        for ip in &mut result.ips {
+            ip.interface = Some(CONTAINER_INDEX);
+            let gateway = ip.gateway.ok_or_else(|| {
+                Error::config(format!("ipam gives {} without a gateway, which ptp needs: add one to ipam", ip.address))
+            })?;
+            addresses.push((ip.address, gateway));
+        }
+        sysctl::enable_forwarding(addresses.iter().map(|(net, _)| net.addr())).step("turn on IP forwarding")?;
         route_to_container(host, &pair.host, &addresses)?;
         configure::configure(&container, &pair.container, &result, CONTAINER_INDEX, &Settings::default())?;
         route_through_gateway(&container, &pair.container, &addresses)?;
@@ -91,7 +93,7 @@ impl Plugin for Ptp<'_> {
 
     fn del(&self, call: &Call<'_, PtpConf>) -> Result<(), Error> {
         teardown::del(self.0, call, || {
-            if call.conf.ip_masq {
+            if self.0.may_have_rules(call.conf.ip_masq) {
                 masquerade::del(self.0.rules(), mark(call).into(), previous_ips(call));
             }
         })
@@ -113,7 +115,7 @@ impl Plugin for Ptp<'_> {
 
     fn gc(&self, call: &Call<'_, PtpConf>, valid: &[Attachment]) -> Result<(), Error> {
         teardown::gc(self.0, call, valid, || {
-            if call.conf.ip_masq {
+            if self.0.may_have_rules(call.conf.ip_masq) {
                 masquerade::gc(self.0.rules(), &call.net.name, valid);
             }
         })
@@ -128,17 +130,24 @@ impl Plugin for Ptp<'_> {
 /// a route to the network when the address was added, as if the neighbours were on the link.
 fn route_through_gateway(container: &Container, link: &Link, addresses: &[(IpNet, IpAddr)]) -> Result<(), Error> {
     let mut batch = container.route.batch();
+    // Several addresses may be of one network, or have the same gateway: the routes of the first will do.
+    let (mut networks, mut gateways) = (Vec::new(), Vec::new());
     for (address, gateway) in addresses {
         let source = Some(address.addr());
         let to = |dst| Route { dst: Some(dst), oif: Some(link.index), source, ..Route::default() };
         let network = address.trunc();
-        if address.prefix_len() < address.max_prefix_len() {
+        let is_new = !networks.contains(&network);
+        if is_new && address.prefix_len() < address.max_prefix_len() {
             batch.delete_route(&Route { source: None, ..to(network) });
         }
-        batch.add_route(&Route { scope: Scope::LINK, ..to(IpNet::from(*gateway)) });
-        if network != IpNet::from(*gateway) {
+        if !gateways.contains(gateway) {
+            batch.add_route(&Route { scope: Scope::LINK, ..to(IpNet::from(*gateway)) });
+            gateways.push(*gateway);
+        }
+        if is_new && network != IpNet::from(*gateway) {
             batch.add_route(&Route { gateway: Some(*gateway), ..to(network) });
         }
+        networks.push(network);
     }
     batch.commit().step(format_args!("route {} by its gateway in the container", link.name))
 }
@@ -163,9 +172,9 @@ fn route_to_container(host: &Handle, link: &Link, addresses: &[(IpNet, IpAddr)])
 }
 
 const DOC: Documentation = Documentation {
-    add: "Asks `ipam` for addresses, each of which needs a gateway; turns on forwarding; makes a veth pair: one end is \
-          `CNI_IFNAME` in the container, the other stays on the host, named `veth` and 8 hexadecimal digits, with the \
-          alias `cni:<network>/<container id>/<interface>`, and gets the gateways as single addresses and a route to each \
+    add: "Makes a veth pair: one end is `CNI_IFNAME` in the container, the other stays on the host, named `veth` and 8 \
+          hexadecimal digits, with the alias `cni:<network>/<container id>/<interface>`. Asks `ipam` for addresses, each \
+          of which needs a gateway, and turns on forwarding. The host's end gets the gateways as single addresses and a route to each \
           address of the container. In the container the gateway is on the link, and its network is reached by it. The \
           result has the host's end and the container's interface. If a step fails, the pair is removed and the addresses \
           are given back.",

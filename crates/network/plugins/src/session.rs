@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use outrigger_cni_sdk::{Code, Error, Step as _};
 use outrigger_netlink::{NetNs, nft, route};
+use rustix::io::Errno;
 
 use crate::rules::RuleSet;
 
@@ -80,6 +81,24 @@ impl Session {
     /// Rules that plugins plan. None of them is in force before [`Session::commit_rules`].
     pub fn rules(&self) -> &RuleSet {
         &self.rules
+    }
+
+    /// Whether there can be rules to take away. The configuration may have asked for them when it was another, so that they
+    /// are looked for in any case; but where it does not ask, a kernel without nf_tables just has none.
+    pub fn may_have_rules(&self, asked: bool) -> bool {
+        let lacks = |error: &outrigger_netlink::Error| {
+            let lacking = [Errno::OPNOTSUPP, Errno::PROTONOSUPPORT, Errno::AFNOSUPPORT, Errno::INVAL];
+            error.errno().is_some_and(|errno| lacking.contains(&errno))
+        };
+        let asks = || {
+            let handle = match self.nft.get() {
+                Some(handle) => handle,
+                None => nft::Handle::open().map(|handle| self.nft.get_or_init(|| handle))?,
+            };
+            handle.generation()
+        };
+        // Other errors are told by the commit.
+        asked || asks().err().as_ref().is_none_or(|error| !lacks(error))
     }
 
     /// Puts the planned rules in force, all or none. While a chain gathers them ([`Session::gather_rules`]) it does nothing:

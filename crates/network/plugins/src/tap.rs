@@ -9,7 +9,7 @@ use outrigger_sys::net as sys;
 
 use crate::attach::sysctl::Settings;
 use crate::attach::undo::Undo;
-use crate::attach::{inside, requested_mac};
+use crate::attach::{check_ifname, inside, requested_mac};
 use crate::session::{Container, Session};
 
 conf! {
@@ -85,6 +85,7 @@ impl Plugin for Tap<'_> {
 
 /// Makes the device, which stays when nobody has it open.
 fn make(container: &Container, name: &str, conf: &TapConf) -> Result<(), Error> {
+    check_ifname(name)?;
     // Whoever opens an existing device gets that: it must be told apart from a new one before.
     if container.route.find_link(name).step(format_args!("look for {name}"))?.is_some() {
         let netns = container.ns.path().display();
@@ -137,10 +138,11 @@ const DOC: Documentation = Documentation {
     add: "Makes the device in the container, under its name, and sets owner, group, MTU, MAC address and bridge; asks \
           `ipam` for addresses and puts them and the routes on it. Without `ipam` it is brought up and nothing more. If a \
           step fails, the device is removed and the addresses are given back.",
-    del: "Gives the addresses back and removes the device. Succeeds when the device or the network namespace is gone.",
+    del: "Removes the device, then gives the addresses back; with dhcp the other way around. Succeeds when the device or \
+          the network namespace is gone.",
     check: "Looks whether the device is a tap with the MAC address, the addresses and the routes of the previous result; \
             asks `ipam`.",
-    gc: "Asks `ipam`. Devices went with the network namespaces that they were in.",
+    gc: inside::GC,
     status: "Asks `ipam`.",
     capabilities: &[("mac", "MAC address of the device.")],
     args: &[("MAC", "MAC address of the device.")],

@@ -58,7 +58,7 @@ impl Plugin for Vlan<'_> {
             ..NewLink::default()
         };
         let mut undo = Undo::default();
-        let link = inside::create(&container, handle, conf.link_in_container, &new)?;
+        let link = inside::create(call, &container, handle, conf.link_in_container, &new)?;
         let (route, index) = (&container.route, link.index);
         undo.push(move || drop(route.delete_link(index)));
         let mut result = inside::address(call, &container, &link, &Settings::default())?;
@@ -94,11 +94,11 @@ impl Plugin for Vlan<'_> {
 const DOC: Documentation = Documentation {
     add: "Makes the interface on `master`, at once in the container and under its name; asks `ipam` for addresses and puts \
           them and the routes on it. If a step fails, the interface is removed and the addresses are given back.",
-    del: "Gives the addresses back and removes the interface. Looks at neither `master` nor `vlanId`, and succeeds when the \
-          interface or the network namespace is gone.",
+    del: "Removes the interface, then gives the addresses back; with dhcp the other way around. Looks at neither `master` nor \
+          `vlanId`, and succeeds when the interface or the network namespace is gone.",
     check: "Looks whether the interface is in this VLAN with the MAC address, the addresses and the routes of the previous \
             result, and, if it is set, with this `mtu`; asks `ipam`.",
-    gc: "Asks `ipam`. Interfaces went with the network namespaces that they were in.",
+    gc: inside::GC,
     status: "Fails (50) if `master` is not there; asks `ipam`.",
     capabilities: &[],
     args: &[],

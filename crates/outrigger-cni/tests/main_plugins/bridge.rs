@@ -147,7 +147,7 @@ fn a_failing_add_leaves_nothing() {
         ("true", with("ipMasqBackend", json!("ebtables")), 7),
         ("true", with("runtimeConfig", json!({ "mac": "no" })), 7),
         ("true", with("runtimeConfig", json!({ "mac": "01:00:5e:00:00:01" })), 7),
-        ("true", with("bridge", json!("a name that is too long")), 999),
+        ("true", with("bridge", json!("a name that is too long")), 7),
         ("true", with("mtu", json!(70000)), 999),
         ("ip link add cni0 type veth peer name x", masq.clone(), 7),
         ("ip netns exec a ip link add eth0 type veth peer name x", masq.clone(), 999),

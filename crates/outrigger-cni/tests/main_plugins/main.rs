@@ -13,4 +13,5 @@ mod flannel;
 mod harness;
 mod loopback;
 mod ptp;
+mod teardown;
 mod vlans;

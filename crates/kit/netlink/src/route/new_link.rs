@@ -159,11 +159,12 @@ pub(super) fn index_of(link: LinkRef<'_>) -> u32 {
 
 /// An error if a link cannot have this name.
 pub fn check_link_name(name: &str) -> Result<()> {
-    let printable = name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':' || byte >= 0x80);
-    if (1..16).contains(&name.len()) && printable && name != "." && name != ".." {
+    // For `%d` the kernel would put a number.
+    let allowed = |byte: u8| byte.is_ascii_graphic() && !b"/:%".contains(&byte) || byte >= 0x80;
+    if (1..16).contains(&name.len()) && name.bytes().all(allowed) && name != "." && name != ".." {
         return Ok(());
     }
-    let what = format!("{name:?} cannot name a link: 1 to 15 bytes, no white space, no slash, no colon");
+    let what = format!("{name:?} cannot name a link: 1 to 15 bytes, no white space, no slash, no colon, no %");
     Err(Error::Invalid { what })
 }
 

@@ -1,15 +1,16 @@
 //! What the main plugins share whose interface is in the container alone, with nothing on the host that is the
 //! attachment's: macvlan, ipvlan, vlan, dummy, tap, host-device.
 //!
-//! The interface is made before the addresses are asked for, and they are given back before it is removed: an IPAM plugin
-//! such as dhcp needs it for both.
+//! The interface is made before the addresses are asked for, since an IPAM plugin such as dhcp needs it. They are given
+//! back when it is gone, or with dhcp before that.
 
-use outrigger_cni_sdk::{AddResult, Attachment, Call, Code, Conf, Error, Errors, Interface, Step as _};
+use outrigger_cni_sdk::{AddResult, Attachment, Call, Code, Conf, Error, Interface, Ipam, Step as _};
 use outrigger_netlink::route::{Family, Handle, Link, LinkChange, NewLink, RouteFilter, TABLE_MAIN};
 
 use super::configure::configure;
 use super::sysctl::Settings;
-use super::{mac_text, verify};
+use super::{check_ifname, delete_link, mac_text, mark, teardown, verify};
+use crate::rules::Owner;
 use crate::session::{Container, Session};
 
 /// Where the interface is in the result: it is the only one.
@@ -65,21 +66,66 @@ pub(crate) fn mtu(wanted: u32, master: &Link) -> Result<Option<u32>, Error> {
 }
 
 /// Makes a link in the container, on a link of the namespace of `handle` if it has a parent.
-pub(crate) fn create(
+pub(crate) fn create<C: Conf>(
+    call: &Call<'_, C>,
     container: &Container,
     handle: &Handle,
     in_container: bool,
     new: &NewLink<'_>,
 ) -> Result<Link, Error> {
+    check_ifname(new.name)?;
     let netns = (!in_container).then_some(&container.ns);
-    handle.create_link(&NewLink { netns, ..new.clone() }).map_err(|error| explained(container, new.name, error))?;
-    container.route.link(new.name).step(format_args!("look at {} in the container", new.name))
+    let new = NewLink { netns, ..new.clone() };
+    match handle.create_link(&new) {
+        // Older kernels (Linux 6.1 is one) look for the name where the request comes from, not where the link goes.
+        Err(error) if error.is_exists() && !in_container && !is_taken(container, new.name)? => {
+            create_in_transit(call, container, handle, &new)
+        }
+        Err(error) => Err(explained(container, new.name, error)),
+        // It is the one that was made: had there been another, this had failed.
+        Ok(()) => container
+            .route
+            .link(new.name)
+            .inspect_err(|_| drop(container.route.delete_link(new.name)))
+            .step(format_args!("look at {} in the container", new.name)),
+    }
+}
+
+/// As [`create`], under another name first.
+fn create_in_transit<C: Conf>(
+    call: &Call<'_, C>,
+    container: &Container,
+    handle: &Handle,
+    new: &NewLink<'_>,
+) -> Result<Link, Error> {
+    let name = &transit_name(call);
+    // One of this name is what a killed ADD of the same attachment left.
+    let _ = container.route.delete_link(name);
+    handle.create_link(&NewLink { name, ..new.clone() }).map_err(|error| explained(container, new.name, error))?;
+    let rename = || {
+        let made = container.route.link(name)?;
+        container.route.set_link(made.index, &LinkChange { name: Some(new.name), ..LinkChange::default() })?;
+        container.route.link(made.index).inspect_err(|_| drop(container.route.delete_link(made.index)))
+    };
+    rename()
+        .inspect_err(|_| drop(container.route.delete_link(name)))
+        .step(format_args!("give {} its name in the container", new.name))
+}
+
+/// The name that a link has before it gets its own. DEL knows it too.
+fn transit_name<C: Conf>(call: &Call<'_, C>) -> String {
+    let key = Owner::from(mark(call)).key();
+    format!("cni{}", &key[key.len() - 12..])
+}
+
+fn is_taken(container: &Container, name: &str) -> Result<bool, Error> {
+    container.route.find_link(name).map(|found| found.is_some()).step(format_args!("look for {name} in the container"))
 }
 
 /// Errors of making a link that need more words than the kernel's.
-pub(crate) fn explained(container: &Container, name: &str, error: outrigger_netlink::Error) -> Error {
+fn explained(container: &Container, name: &str, error: outrigger_netlink::Error) -> Error {
     let netns = container.ns.path().display();
-    if error.is_exists() && container.route.find_link(name).is_ok_and(|found| found.is_some()) {
+    if error.is_exists() && is_taken(container, name).is_ok_and(|taken| taken) {
         Error::internal(format!("interface {name} exists already in {netns}: delete its attachment first"))
     } else if error.is_unsupported() {
         Error::internal(format!("{error}: the kernel lacks this kind of link; load its module"))
@@ -128,25 +174,26 @@ fn interface<C: Conf>(call: &Call<'_, C>, container: &Container, link: &Link) ->
     Interface::new(call.ifname, mac_text(link), container.ns.path().to_string_lossy())
 }
 
-/// DEL: gives the addresses back and removes the interface, each whatever becomes of the other. Nothing but the container's
-/// namespace and the interface's name is looked at.
+/// DEL: removes the interface and gives the addresses back. Nothing but the container's namespace and the interface's name
+/// is looked at.
 pub(crate) fn del<C: Conf>(session: &Session, call: &Call<'_, C>) -> Result<(), Error> {
-    let mut errors = Errors::new();
-    errors.push(call.ipam().del());
-    errors.push(delete(session, call));
-    errors.finish()
+    teardown::release_around(call, Ipam::del, || delete(session, call))
 }
 
 fn delete<C: Conf>(session: &Session, call: &Call<'_, C>) -> Result<(), Error> {
     // With its namespace the interface is gone.
     let Some(container) = session.container_if_any(call.netns)? else { return Ok(()) };
-    match container.route.delete_link(call.ifname) {
-        Err(error) if !error.is_not_found() => Err(error).step(format_args!("delete {}", call.ifname)),
-        _ => Ok(()),
+    if !delete_link(&container.route, call.ifname)? {
+        delete_link(&container.route, &transit_name(call))?;
     }
+    Ok(())
 }
 
-/// GC: interfaces went with the namespaces that they were in; addresses are the IPAM plugin's.
+/// What the documentation says of [`gc`].
+pub(crate) const GC: &str = "Asks `ipam`. An interface goes with the network namespace that it is in; while that lives on, it \
+                             stays, though its address may be given to others: nothing outside tells of it.";
+
+/// GC: addresses are the IPAM plugin's, and of the interfaces nothing on the host tells.
 pub(crate) fn gc<C: Conf>(call: &Call<'_, C>, valid: &[Attachment]) -> Result<(), Error> {
     call.ipam().gc(valid)
 }

@@ -9,15 +9,34 @@ pub(crate) mod undo;
 pub(crate) mod verify;
 pub(crate) mod veth;
 
-use outrigger_cni_sdk::{Call, Conf, Error, IpConfig};
-use outrigger_netlink::MacAddr;
-use outrigger_netlink::route::{Link, check_link_name};
+use outrigger_cni_sdk::{Call, Code, Conf, Error, IpConfig, Step as _};
+use outrigger_netlink::route::{Handle, Link, check_link_name};
+use outrigger_netlink::{self as netlink, MacAddr};
 
 pub(crate) use self::mark::Mark;
 
 /// The mark of a call's attachment.
 pub(crate) fn mark<'a, C>(call: &'a Call<'_, C>) -> Mark<'a> {
     Mark { network: &call.net.name, container_id: call.container_id, ifname: call.ifname }
+}
+
+/// Checks that `CNI_IFNAME` can be the name of a new interface: in a name with `%` the kernel puts a number, and what was
+/// made could not be found again.
+pub(crate) fn check_ifname(ifname: &str) -> Result<(), Error> {
+    if ifname.contains('%') {
+        let msg = format!("CNI_IFNAME: {ifname:?} cannot name an interface: leave out the %");
+        return Err(Error::new(Code::InvalidEnvironment, msg));
+    }
+    Ok(())
+}
+
+/// Deletes an interface by its name; false if there is none.
+pub(crate) fn delete_link(handle: &Handle, name: &str) -> Result<bool, Error> {
+    match handle.delete_link(name) {
+        // What cannot name an interface names none.
+        Err(error) if error.is_not_found() || matches!(error, netlink::Error::Invalid { .. }) => Ok(false),
+        deleted => deleted.map(|()| true).step(format_args!("delete {name}")),
+    }
 }
 
 /// A link's MAC address as results show it; empty if it has none.

@@ -6,7 +6,7 @@ use outrigger_cni_sdk::{Error, Step as _};
 use outrigger_netlink::MacAddr;
 use outrigger_netlink::route::{Handle, Link, NewLink, NewLinkKind};
 
-use super::sysctl;
+use super::{check_ifname, sysctl};
 use crate::session::Container;
 
 /// How often another name is tried when one is taken.
@@ -39,6 +39,7 @@ pub(crate) struct Pair {
 /// Makes the pair. Both ends get their MAC addresses here, also when they are random: one that the kernel chose could be
 /// replaced later by the device manager of the host, and the neighbours would not know.
 pub(crate) fn create(host: &Handle, container: &Container, wanted: &Wanted<'_>) -> Result<Pair, Error> {
+    check_ifname(wanted.ifname)?;
     let peer = NewLink { netns: Some(&container.ns), ..peer(wanted) };
     let name = create_pair(host, wanted, &peer, || {
         let taken = container.route.find_link(wanted.ifname).step("look for the interface in the container")?;

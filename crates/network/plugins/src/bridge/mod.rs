@@ -123,10 +123,8 @@ impl Plugin for Bridge<'_> {
 
     fn del(&self, call: &Call<'_, BridgeConf>) -> Result<(), Error> {
         teardown::del(self.0, call, || {
-            if call.conf.mac_spoof_check {
+            if self.0.may_have_rules(call.conf.mac_spoof_check || call.conf.ip_masq) {
                 macspoof::del(self.0.rules(), mark(call).into());
-            }
-            if call.conf.ip_masq {
                 masquerade::del(self.0.rules(), mark(call).into(), previous_ips(call));
             }
         })
@@ -138,10 +136,8 @@ impl Plugin for Bridge<'_> {
 
     fn gc(&self, call: &Call<'_, BridgeConf>, valid: &[Attachment]) -> Result<(), Error> {
         teardown::gc(self.0, call, valid, || {
-            if call.conf.mac_spoof_check {
+            if self.0.may_have_rules(call.conf.mac_spoof_check || call.conf.ip_masq) {
                 macspoof::gc(self.0.rules(), &call.net.name, valid);
-            }
-            if call.conf.ip_masq {
                 masquerade::gc(self.0.rules(), &call.net.name, valid);
             }
         })

@@ -2,15 +2,13 @@
 
 mod find;
 
-use outrigger_cni_sdk::{
-    AddResult, Attachment, Call, Documentation, Error, Errors, Interface, Plugin, Step as _, conf,
-};
+use outrigger_cni_sdk::{AddResult, Attachment, Call, Documentation, Error, Interface, Ipam, Plugin, Step as _, conf};
 use outrigger_netlink::NetNs;
 use outrigger_netlink::route::{Handle, Link, LinkChange, check_link_name};
 
-use crate::attach::inside;
 use crate::attach::sysctl::Settings;
 use crate::attach::undo::Undo;
+use crate::attach::{check_ifname, inside, teardown};
 use crate::session::{Container, Session};
 use find::Device;
 
@@ -63,10 +61,7 @@ impl Plugin for HostDevice<'_> {
     }
 
     fn del(&self, call: &Call<'_, HostDeviceConf>) -> Result<(), Error> {
-        let mut errors = Errors::new();
-        errors.push(call.ipam().del());
-        errors.push(self.give_back(call));
-        errors.finish()
+        teardown::release_around(call, Ipam::del, || self.give_back(call))
     }
 
     fn check(&self, call: &Call<'_, HostDeviceConf>) -> Result<(), Error> {
@@ -151,6 +146,7 @@ fn forget(host: &Handle, name: &str) -> Result<(), Error> {
 
 /// Moves the link into the container under its name there, with its name on the host as a note.
 fn move_in(host: &Handle, home: &NetNs, container: &Container, found: &Link, ifname: &str) -> Result<Link, Error> {
+    check_ifname(ifname)?;
     let netns = container.ns.path().display();
     if container.route.find_link(ifname).step(format_args!("look for {ifname} in the container"))?.is_some() {
         return Err(Error::internal(format!(
