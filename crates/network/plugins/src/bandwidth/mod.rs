@@ -9,7 +9,7 @@ use outrigger_cni_sdk::{
     AddResult, Attachment, Call, Code, Documentation, Error, Errors, Interface, Plugin, Step as _, Version,
 };
 use outrigger_netlink::MacAddr;
-use outrigger_netlink::route::{Handle, INGRESS, Link, LinkChange, NewLink, NewLinkKind, ROOT, Tbf};
+use outrigger_netlink::route::{Filter, Handle, INGRESS, Link, LinkChange, NewLink, NewLinkKind, ROOT, Tbf};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha512};
 
@@ -272,7 +272,13 @@ impl Plugin for Bandwidth<'_> {
                     first_name(Mark { network, container_id: &valid.container_id, ifname: &valid.ifname })
                 };
                 let kept = valid.iter().any(|valid| name(valid) == link.name);
-                !kept && !redirects.get_or_insert_with(|| redirected(host, &links)).contains(&link.index)
+                let mut used = || {
+                    let veths = links.iter().filter(|link| link.kind.as_deref() == Some("veth"));
+                    errors.push(redirected(veths.map(|link| host.filters(link.index, INGRESS))))
+                };
+                // What cannot be known is not stale.
+                let is_unused = |used: &Vec<u32>| !used.contains(&link.index);
+                !kept && redirects.get_or_insert_with(&mut used).as_ref().is_some_and(is_unused)
             };
             if stale {
                 let deleted = match host.delete_link(link.index) {
@@ -299,15 +305,20 @@ impl Plugin for Bandwidth<'_> {
     }
 }
 
-/// The links to which something is redirected.
-fn redirected(host: &Handle, links: &[Link]) -> Vec<u32> {
-    let veths = links.iter().filter(|link| link.kind.as_deref() == Some("veth"));
-    // A link that went meanwhile redirects nothing.
-    veths
-        .filter_map(|link| host.filters(link.index, INGRESS).ok())
-        .flatten()
-        .filter_map(|filter| filter.redirect)
-        .collect()
+/// The links to which something is redirected, from what all links' filters are. Unless all could be read, an ifb that is in
+/// use could look as if it were not.
+fn redirected(lists: impl Iterator<Item = outrigger_netlink::Result<Vec<Filter>>>) -> Result<Vec<u32>, Error> {
+    let mut found = Vec::new();
+    for filters in lists {
+        match filters {
+            // A link that went meanwhile redirects nothing.
+            Err(error) if error.is_not_found() => {}
+            filters => found.extend(
+                filters.step("read the filters of the links")?.into_iter().filter_map(|filter| filter.redirect),
+            ),
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -327,6 +338,16 @@ mod tests {
         let second = second_name(Mark { ifname: "net1", ..OWN });
         assert_eq!(second.len(), NAME_LENGTH);
         assert_ne!(second, first_name(OWN));
+    }
+
+    #[test]
+    fn filters_that_cannot_be_read_are_not_taken_for_none() {
+        let failing = |errno| {
+            let operation = "list filters".to_owned();
+            Err(outrigger_netlink::Error::Kernel { operation, errno, message: None })
+        };
+        assert!(redirected([Ok(Vec::new()), failing(Errno::NODEV)].into_iter()).unwrap().is_empty());
+        assert!(redirected([Ok(Vec::new()), failing(Errno::NOBUFS)].into_iter()).is_err());
     }
 
     #[test]

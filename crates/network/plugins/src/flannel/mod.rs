@@ -3,6 +3,8 @@
 mod env;
 mod state;
 
+use std::time::SystemTime;
+
 use outrigger_cni_sdk::{
     AddResult, Attachment, Call, Code, Delegate, Documentation, Error, Errors, Map, Plugin, Step as _, conf,
 };
@@ -95,7 +97,11 @@ impl Plugin for Flannel {
     fn del(&self, call: &Call<'_, FlannelConf>) -> Result<(), Error> {
         let state = state(call);
         let reading = || format!("read {}/{}", call.conf.data_dir, call.container_id);
-        let Some(bytes) = state.load(call.container_id).step(reading())? else { return Ok(()) };
+        let removing = || format!("remove {}/{}", call.conf.data_dir, call.container_id);
+        let Some(bytes) = state.load(call.container_id).step(reading())? else {
+            // A crash may have left what was to become the file.
+            return state.remove(call.container_id).step(removing());
+        };
         let saved = state::parse(&bytes).or_else(|| {
             // What a crash left of the file is of no use; what the daemon says now is the next best.
             delegate_conf(call, &subnet_env(call).ok()?).ok()
@@ -114,7 +120,7 @@ impl Plugin for Flannel {
             config.insert("prevResult".into(), previous.to_value(call.net.cni_version)?);
         }
         delegate(call, config).del().map_err(|error| error.during("flannel's delegate"))?;
-        state.remove(call.container_id).step(format_args!("remove {}/{}", call.conf.data_dir, call.container_id))
+        state.remove(call.container_id).step(removing())
     }
 
     fn check(&self, call: &Call<'_, FlannelConf>) -> Result<(), Error> {
@@ -130,8 +136,11 @@ impl Plugin for Flannel {
 
     fn gc(&self, call: &Call<'_, FlannelConf>, valid: &[Attachment]) -> Result<(), Error> {
         let state = state(call);
-        let containers = state.containers(&call.net.name).step(format_args!("list {}", call.conf.data_dir))?;
-        let stale = |id: &&String| !valid.iter().any(|attachment| attachment.container_id == **id);
+        let listing = || format!("list {}", call.conf.data_dir);
+        let is_valid = |id: &str| valid.iter().any(|attachment| attachment.container_id == id);
+        state.sweep(&call.net.name, is_valid, SystemTime::now()).step(listing())?;
+        let containers = state.containers(&call.net.name).step(listing())?;
+        let stale = |id: &&String| !is_valid(id);
         let stale: Vec<&String> = containers.iter().filter(stale).collect();
         // The daemon may be down, or have another subnet now: a file of ours tells as well what the delegate was.
         let config = match subnet_env(call).and_then(|env| delegate_conf(call, &env)) {

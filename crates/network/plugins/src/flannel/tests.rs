@@ -101,6 +101,11 @@ fn a_bridge_from_the_daemons_file() {
     assert!(!file.exists());
     call(&recorder, Command::Del, &config).unwrap();
     assert_eq!(recorder.0.borrow().len(), 1);
+    // What an ADD left that was killed as it wrote.
+    let aside = dir.path().join("state/.id.tmp");
+    fs_err::write(&aside, "{").unwrap();
+    call(&recorder, Command::Del, &config).unwrap();
+    assert!(!aside.exists());
 }
 
 #[test]
@@ -140,6 +145,7 @@ fn garbage_of_this_network_only() {
         ("stale", r#"{"name":"flannel-net","type":"bridge"}"#),
         ("other", r#"{"name":"other-net","type":"bridge"}"#),
         ("empty", ""),
+        (".killed.tmp", r#"{"name":"flannel-net","type":"bridge"}"#),
     ] {
         fs_err::write(file(name), content).unwrap();
     }
@@ -150,4 +156,5 @@ fn garbage_of_this_network_only() {
     assert_eq!(calls.len(), 1);
     assert_eq!(calls[0].2["cni.dev/valid-attachments"], valid["cni.dev/valid-attachments"]);
     assert!(file("keep").exists() && file("other").exists() && file("empty").exists() && !file("stale").exists());
+    assert!(!file(".killed.tmp").exists());
 }
