@@ -105,3 +105,12 @@ fn it_conforms() {
         outrigger_verify_report::run("cni-minimal", cases, &Filter::new([""; 0]), RunOptions::default(), |_| ());
     assert!(!report.failed(true), "{}", report.print(Format::Table));
 }
+
+#[test]
+fn the_manual_shows_this_example() {
+    let manual = include_str!("../../../docs/write-a-cni-plugin.md");
+    let source = include_str!("../src/main.rs");
+    let shown: Vec<_> = manual.split("```rust\n").filter_map(|block| block.split("```").next()).collect();
+    let conf = shown.iter().find(|block| block.starts_with("conf! {")).unwrap();
+    assert!(source.contains(conf.trim_end()), "{conf}");
+}

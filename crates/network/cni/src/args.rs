@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::{Code, Error};
+use crate::{Code, Error, names};
 
 /// What a plugin is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,12 +108,13 @@ impl Environment {
             return Ok(());
         }
         let container = self.command.has_container();
-        if container && !self.container_id.is_empty() && !is_name(&self.container_id) {
+        if container && !self.container_id.is_empty() && names::identifier(&self.container_id).is_err() {
             return Err(Error::new(Code::InvalidEnvironment, "invalid characters in CNI_CONTAINERID")
                 .details(self.container_id.clone()));
         }
         if container && !self.ifname.is_empty() {
-            check_ifname(&self.ifname)?;
+            let wrong = |why| format!("interface name {:?} in CNI_IFNAME {why}", self.ifname);
+            names::interface(&self.ifname).map_err(|why| Error::new(Code::InvalidEnvironment, wrong(why)))?;
         }
         let absent = [
             ("CNI_CONTAINERID", container && self.container_id.is_empty()),
@@ -155,27 +156,6 @@ impl Environment {
 
 fn missing(names: &str) -> Error {
     Error::new(Code::InvalidEnvironment, format!("required env variables [{names}] missing"))
-}
-
-/// Whether it is a name for a container or a network: a letter or digit, then letters, digits, `_`, `.` and `-`.
-pub(crate) fn is_name(name: &str) -> bool {
-    let bytes = name.as_bytes();
-    bytes.first().is_some_and(u8::is_ascii_alphanumeric)
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
-}
-
-/// Refuses what the kernel does not take as the name of an interface.
-fn check_ifname(name: &str) -> Result<(), Error> {
-    let wrong = if name.len() > 15 {
-        "is longer than 15 bytes"
-    } else if name == "." || name == ".." {
-        "must not be . or .."
-    } else if name.chars().any(|c| c == '/' || c == ':' || c.is_whitespace()) {
-        "must not contain /, : or white space"
-    } else {
-        return Ok(());
-    };
-    Err(Error::new(Code::InvalidEnvironment, format!("interface name {name:?} in CNI_IFNAME {wrong}")))
 }
 
 /// `CNI_ARGS`: pairs `KEY=value` separated by `;`. Plugins that do not look at it do not fail on a malformed one.

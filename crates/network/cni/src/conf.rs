@@ -125,7 +125,9 @@ pub trait Field: Sized {
     }
 }
 
-/// Finds a key: itself, or else the last that differs in case only.
+/// Finds a key: itself, or else the last, in the order of their bytes, that differs in case only. Runtime and plugins use
+/// this one, so that they read the same. (The originals take the last of all spellings in the order of the text, which a
+/// parsed object does not have any more.)
 pub fn lookup<'a>(map: &'a Map, key: &str) -> Option<&'a Value> {
     map.get(key).or_else(|| {
         let folded = |(name, _): &(&String, &Value)| name.eq_ignore_ascii_case(key);

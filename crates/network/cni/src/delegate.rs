@@ -12,8 +12,8 @@ use std::process;
 
 use serde_json::Value;
 
-use crate::runtime::exec::{Failure, Output, ending, run_in_our_group};
-use crate::{AddResult, Attachment, Code, Command, DynPlugin, Environment, Error, Map, Step as _, Version};
+use crate::runtime::exec::{self, Failure};
+use crate::{AddResult, Attachment, Code, Command, DynPlugin, Environment, Error, Map, Step as _, Version, names};
 
 /// The plugins in this process. `()` has none.
 pub trait Delegates {
@@ -209,12 +209,10 @@ impl Drop for Lease<'_> {
 
 /// Searches the directories of `CNI_PATH` for a plugin. An error if the name cannot be one (code 7).
 pub fn find_in_path(name: &str, env: &Environment) -> Result<Option<PathBuf>, Error> {
-    if name.is_empty() || name.contains('/') || name == "." || name == ".." {
+    if !names::is_plugin(name) {
         return Err(Error::config(format!("{name:?} is not the name of a plugin")));
     }
-    Ok(env.paths().map(|dir| dir.join(name)).find(|path| {
-        rustix::fs::stat(path).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file())
-    }))
+    Ok(exec::search(name, env.paths()))
 }
 
 /// Whether a file is the program that runs, under whatever name.
@@ -235,23 +233,20 @@ pub fn execute(binary: &Path, env: &Environment, config: &[u8]) -> Result<Vec<u8
     if !env.netns_override {
         command.env_remove("CNI_NETNS_OVERRIDE");
     }
-    let Output { status, stdout: output, stderr: errors } =
-        run_in_our_group(&mut command, config, None).map_err(|failure| match failure {
-            Failure::Io(what, error) => Error::new(Code::Io, format!("cannot {what} {}: {error}", binary.display())),
-            Failure::Timeout(_) => Error::internal(format!("{} took too long", binary.display())),
-        })?;
-    if status.success() {
-        let _ = std::io::stderr().write_all(&errors);
-        return Ok(output);
+    let output = exec::run_in_our_group(&mut command, config, None).map_err(|failure| match failure {
+        Failure::Io(what, error) => Error::new(Code::Io, format!("cannot {what} {}: {error}", binary.display())),
+        Failure::Timeout(_) => Error::internal(format!("{} took too long", binary.display())),
+    })?;
+    let own = if output.status.success() { None } else { Some(exec::own_error(&output)) };
+    // What it wrote there is in the text if that is all there is.
+    if !matches!(own, Some(Err(_))) {
+        let _ = std::io::stderr().write_all(&output.stderr);
     }
-    if let Some(error) = serde_json::from_slice(&output).ok().as_ref().and_then(Error::from_value) {
-        let _ = std::io::stderr().write_all(&errors);
-        return Err(error);
+    match own {
+        None => Ok(output.stdout),
+        Some(Ok(error)) => Err(error),
+        Some(Err(said)) => Err(Error::internal(format!("plugin {name} failed without an error of its own: {said}"))),
     }
-    let said = if output.trim_ascii().is_empty() { &errors } else { &output };
-    let said: String = String::from_utf8_lossy(said).trim().chars().take(500).collect();
-    let msg = format!("plugin {name} failed without an error of its own ({})", ending(status));
-    Err(if said.is_empty() { Error::internal(msg) } else { Error::internal(format!("{msg}: {said:?}")) })
 }
 
 #[cfg(test)]

@@ -53,6 +53,7 @@ pub mod conf;
 mod delegate;
 pub mod docs;
 mod error;
+mod names;
 mod net;
 mod plugin;
 pub mod runtime;

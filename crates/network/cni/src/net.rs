@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::args::is_name;
 use crate::conf::lookup;
-use crate::{AddResult, Code, Dns, Error, Map, Version, conf};
+use crate::{AddResult, Code, Dns, Error, Map, Version, conf, names};
 
 /// The parts of a plugin's configuration that the specification defines.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,7 +83,7 @@ pub(crate) fn network_name(map: &Map) -> Result<String, Error> {
     if name.is_empty() {
         return Err(Error::config("missing network name"));
     }
-    if !is_name(&name) {
+    if names::identifier(&name).is_err() {
         return Err(Error::config("invalid characters found in network name").details(name));
     }
     Ok(name)

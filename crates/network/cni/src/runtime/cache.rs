@@ -19,9 +19,10 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::Attachment;
 use super::config::NetworkList;
 use super::error::Error;
-use super::{Attachment, names};
+use crate::names;
 
 /// The format's name in every file.
 const KIND: &str = "cniCacheV1";
@@ -136,9 +137,12 @@ impl Cache {
 
     /// The file of an attachment. Names are checked here, since they make up a path.
     pub(crate) fn path(&self, network: &str, attachment: &Attachment) -> Result<PathBuf, Error> {
-        names::check_network(network)?;
-        names::check_container(&attachment.container_id)?;
-        names::check_interface(&attachment.ifname)?;
+        names::identifier(network).map_err(|why| Error::Argument {
+            what: "network name",
+            value: network.to_owned(),
+            problem: format!("it {why}"),
+        })?;
+        attachment.id().check()?;
         let name = format!("{network}-{}-{}", attachment.container_id, attachment.ifname);
         if name.len() > LONGEST {
             let problem = format!(
@@ -249,9 +253,7 @@ pub(crate) fn guess(file: &Path, network: &str, networks: &[&str]) -> Option<Res
     let own = name.strip_prefix(network)?.strip_prefix('-')?;
     let readings = |rest: &str| -> Vec<Attachment> {
         let splits = rest.match_indices('-').map(|(at, _)| Attachment::new(&rest[..at], &rest[at + 1..]));
-        splits
-            .filter(|found| names::container(&found.container_id).is_ok() && names::interface(&found.ifname).is_ok())
-            .collect()
+        splits.filter(|found| found.id().check().is_ok()).collect()
     };
     let mut found = readings(own);
     let other = |known: &&&str| {

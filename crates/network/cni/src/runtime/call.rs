@@ -8,12 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::config::{NetworkList, PluginConfig};
 use super::error::Error;
-use super::exec::{self, Failure};
+use super::exec::{self, Failure, tail};
 use super::{Attachment, Id, Runtime};
-use crate::{CniArgs, Code, Command, Environment, Version};
-
-/// How much of a plugin's other words an error repeats.
-const TAIL: usize = 500;
+use crate::{CniArgs, Code, Command, Environment, Version, names};
 
 /// A call of a plugin: everything that it gets.
 #[derive(Debug, Clone)]
@@ -118,7 +115,7 @@ impl Runtime {
         if output.status.success() {
             return Ok(output.stdout);
         }
-        let error = failure(&output);
+        let error = exec::own_error(&output).unwrap_or_else(|said| crate::Error::new(Code::Internal, said));
         Err(Error::Plugin { plugin, command, error })
     }
 
@@ -130,12 +127,12 @@ impl Runtime {
 
     /// The executable of a plugin: the first regular file of that name in the plugin directories.
     pub fn find(&self, plugin: &str) -> Result<PathBuf, Error> {
-        if plugin.is_empty() || plugin.contains('/') || plugin == "." || plugin == ".." {
+        if !names::is_plugin(plugin) {
             let problem = "it must be the name of a file in a plugin directory".to_owned();
             return Err(Error::Argument { what: "plugin", value: plugin.to_owned(), problem });
         }
-        let found = self.plugin_dirs.iter().map(|dir| dir.join(plugin)).find(|path| path.is_file());
-        found.ok_or_else(|| Error::NoSuchPlugin { plugin: plugin.to_owned(), dirs: self.plugin_dirs.clone() })
+        exec::search(plugin, &self.plugin_dirs)
+            .ok_or_else(|| Error::NoSuchPlugin { plugin: plugin.to_owned(), dirs: self.plugin_dirs.clone() })
     }
 }
 
@@ -194,34 +191,6 @@ pub(super) fn check_args(attachment: &Attachment) -> Result<(), Error> {
             Err(Error::Argument { what: "CNI argument", value: format!("{key}={value}"), problem })
         }
     }
-}
-
-/// The error of a plugin that failed: what it printed, or what can be said in its place.
-fn failure(output: &exec::Output) -> crate::Error {
-    let ending = exec::ending(output.status);
-    if output.stdout.iter().all(u8::is_ascii_whitespace) {
-        return crate::Error::new(
-            Code::Internal,
-            match tail(&output.stderr).as_str() {
-                "" => format!("no error message ({ending})"),
-                text => format!("{text} ({ending})"),
-            },
-        );
-    }
-    let parsed = serde_json::from_slice(&output.stdout).ok().and_then(|value| crate::Error::from_value(&value));
-    parsed.unwrap_or_else(|| {
-        let text = format!("what it printed is no CNI error ({ending}): {}", tail(&output.stdout));
-        crate::Error::new(Code::Internal, text)
-    })
-}
-
-/// The end of an output in one line.
-fn tail(output: &[u8]) -> String {
-    let text = String::from_utf8_lossy(output);
-    let words: Vec<_> = text.split_whitespace().collect();
-    let line = words.join(" ");
-    let start = line.ceil_char_boundary(line.len().saturating_sub(TAIL));
-    line[start..].to_owned()
 }
 
 /// A result in the list's version. `null` and nothing at all are an empty one; one without `cniVersion` is in the list's.

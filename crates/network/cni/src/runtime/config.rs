@@ -9,7 +9,9 @@ use serde_json::{Map, Value, json};
 
 use super::error::Error;
 use super::locate::{Place, Step, locate};
-use crate::Version;
+use crate::conf::lookup;
+use crate::version::numbers;
+use crate::{Version, names};
 
 /// Extension of a file that holds a list.
 const LIST: &str = "conflist";
@@ -334,11 +336,11 @@ fn plugin<'a>(value: &Value, path: &[Step<'a>]) -> Checked<'a, PluginConfig> {
         None | Some(Value::Null) => return problem(path, "\"type\" is missing: the name of the plugin"),
         Some(value) => text(value, "\"type\"", &below("type"))?,
     };
-    if kind.is_empty() || kind == "." || kind == ".." {
-        return problem(&below("type"), format!("\"type\" is {kind:?}: it must be the name of a plugin"));
-    }
-    if kind.contains(['/', '\0']) {
+    if kind.contains('/') {
         return problem(&below("type"), format!("\"type\" {kind:?} is a path; only the name of a plugin is allowed"));
+    }
+    if !names::is_plugin(kind) {
+        return problem(&below("type"), format!("\"type\" is {kind:?}: it must be the name of a plugin"));
     }
     let mut capabilities = BTreeMap::new();
     match lookup(object, "capabilities") {
@@ -380,7 +382,7 @@ fn list_version(object: &Map<String, Value>) -> Checked<'static, Version> {
     for (index, value) in several.iter().enumerate() {
         let path = [path[0], Step::Index(index)];
         let text = text(value, "an entry of \"cniVersions\"", &path)?;
-        if triple(text).is_none() {
+        if numbers(text).is_none() {
             return problem(&path, format!("{text:?} is not a version; write it like 1.0.0"));
         }
         // Versions of the future are offered to others.
@@ -408,20 +410,11 @@ fn supported() -> String {
     Version::ALL.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The numbers of a version, known or not.
-fn triple(text: &str) -> Option<[u32; 3]> {
-    let mut numbers = [0; 3];
-    for (index, part) in text.split('.').enumerate() {
-        *numbers.get_mut(index)? = part.parse().ok()?;
-    }
-    Some(numbers)
-}
-
 fn name_checked(value: &Value, path: &[Step<'static>]) -> Checked<'static, String> {
     let name = text(value, "\"name\"", path)?;
-    match super::names::network(name) {
+    match names::identifier(name) {
         Ok(()) => Ok(name.to_owned()),
-        Err(why) => problem(path, format!("network name {name:?}: {why}")),
+        Err(why) => problem(path, format!("network name {name:?} {why}")),
     }
 }
 
@@ -441,11 +434,6 @@ fn flag(object: &Map<String, Value>, key: &'static str) -> Checked<'static, bool
         Some(Value::String(text)) if text.eq_ignore_ascii_case("false") => Ok(false),
         Some(other) => problem(&[Step::Key(key)], format!("{key:?} must be true or false, not {other}")),
     }
-}
-
-/// A key of a plugin's configuration: as it is written, else without regard to case, as plugins in Go read it.
-fn lookup<'v>(object: &'v Map<String, Value>, key: &str) -> Option<&'v Value> {
-    object.get(key).or_else(|| object.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value))
 }
 
 fn kind(value: &Value) -> &'static str {

@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,9 @@ const BUSY_FOR: Duration = Duration::from_secs(5);
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// The most that is read of one output; what comes after is thrown away, and the answer will not parse.
 const MOST: usize = 16 << 20;
+
+/// How much of a plugin's words an error repeats.
+const TAIL: usize = 500;
 
 /// What a process left.
 #[derive(Debug)]
@@ -207,6 +211,35 @@ impl<T: Pipe> Collected<T> {
         }
         Ok(())
     }
+}
+
+/// The executable of a plugin: the first regular file of that name. Its name must have been checked.
+pub(crate) fn search<P: AsRef<Path>>(plugin: &str, dirs: impl IntoIterator<Item = P>) -> Option<PathBuf> {
+    dirs.into_iter().map(|dir| dir.as_ref().join(plugin)).find(|path| {
+        rustix::fs::stat(path).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file())
+    })
+}
+
+/// The error that a plugin printed, or what can be said of its failure in its place.
+pub(crate) fn own_error(output: &Output) -> Result<crate::Error, String> {
+    let ending = ending(output.status);
+    if output.stdout.iter().all(u8::is_ascii_whitespace) {
+        return Err(match tail(&output.stderr).as_str() {
+            "" => format!("no error message ({ending})"),
+            text => format!("{text} ({ending})"),
+        });
+    }
+    let parsed = serde_json::from_slice(&output.stdout).ok().and_then(|value| crate::Error::from_value(&value));
+    parsed.ok_or_else(|| format!("what it printed is no CNI error ({ending}): {}", tail(&output.stdout)))
+}
+
+/// The end of an output in one line.
+pub(crate) fn tail(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let words: Vec<_> = text.split_whitespace().collect();
+    let line = words.join(" ");
+    let start = line.ceil_char_boundary(line.len().saturating_sub(TAIL));
+    line[start..].to_owned()
 }
 
 /// How a process ended, in words.

@@ -45,7 +45,6 @@ mod error;
 pub(crate) mod exec;
 mod garbage;
 mod locate;
-mod names;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -64,7 +63,7 @@ pub use garbage::{Collected, Held, LeftAlone, Plan};
 pub use locate::Place;
 use outrigger_netlink::NetNs;
 
-use crate::{AddResult, Command, Delegates, Environment, Version};
+use crate::{AddResult, Command, Delegates, Environment, Version, names};
 use cache::{Cache, Lookup};
 use call::Injected;
 use error::several;
@@ -147,8 +146,10 @@ pub struct Id {
 impl Id {
     /// Checks that both parts are names that an attachment can have.
     pub fn check(&self) -> Result<(), Error> {
-        names::check_container(&self.container_id)?;
-        names::check_interface(&self.ifname)
+        let wrong =
+            |what, value: &str, why| Error::Argument { what, value: value.to_owned(), problem: format!("it {why}") };
+        names::identifier(&self.container_id).map_err(|why| wrong("container id", &self.container_id, why))?;
+        names::interface(&self.ifname).map_err(|why| wrong("interface name", &self.ifname, why))
     }
 }
 

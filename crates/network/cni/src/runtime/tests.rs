@@ -475,7 +475,7 @@ fn wrong_arguments_are_refused_before_anybody_is_called() {
         (Attachment::new("", "eth0").netns("/x"), "container id \"\": it is empty"),
         (Attachment::new("c1", "a-name-that-is-16").netns("/x"), "longer than 15 bytes"),
         (Attachment::new("c1", "eth 0").netns("/x"), "white space"),
-        (Attachment::new("c1", "..").netns("/x"), "it is reserved"),
+        (Attachment::new("c1", "..").netns("/x"), "it must not be . or .."),
         (Attachment::new("c".repeat(300), "eth0").netns("/x"), "longer than 255 bytes"),
         (Attachment::new("c1", "eth0").netns("/x").arg("K", "a;b"), "CNI argument \"K=a;b\""),
     ] {

@@ -34,6 +34,15 @@ impl Dir {
 }
 
 #[test]
+fn the_runtime_reads_a_key_as_the_plugin_does() {
+    for text in [r#"{"name":"n","TYPE":"a","Type":"b"}"#, r#"{"name":"n","TYPE":"a","type":"b","Type":"c"}"#] {
+        let list = NetworkList::parse_single(text.as_bytes()).unwrap();
+        let conf = crate::NetConf::decode(&crate::parse_config(text.as_bytes()).unwrap(), false).unwrap();
+        assert_eq!((list.plugins[0].kind.as_str(), conf.type_.as_str()), ("b", "b"), "{text}");
+    }
+}
+
+#[test]
 fn a_list_is_read() {
     let list = Dir::load(LIST).unwrap();
     assert_eq!((list.name.as_str(), list.version), ("net", Version::V1_0_0));
@@ -153,8 +162,8 @@ fn what_is_wrong_is_told_with_its_place() {
         ("[]", "line 1 column 1: the configuration must be an object, not an array"),
         ("{}", "line 1 column 1: \"name\" is missing"),
         (r#"{"name":5}"#, "line 1 column 9: \"name\" must be a string, not a number"),
-        (r#"{"name":""}"#, "network name \"\": it is empty"),
-        (r#"{"name":"../x"}"#, "network name \"../x\": it must begin with a letter or digit"),
+        (r#"{"name":""}"#, "network name \"\" is empty"),
+        (r#"{"name":"../x"}"#, "network name \"../x\" must begin with a letter or digit"),
         (r#"{"name":"a b"}"#, "only letters, digits"),
         (r#"{"name":"n"}"#, "no plugins, neither in the list nor as n/*.conf beside it"),
         (r#"{"name":"n","type":"bridge"}"#, "name the file *.conf"),
