@@ -231,6 +231,31 @@ fn flannel_is_written_over_alone() {
     assert!(says(&dir.join("flannel"), "theirs"));
 }
 
+/// As in a container with nothing but the binary.
+#[test]
+fn without_a_shell_flannel_is_a_copy() {
+    let scratch = ScratchDir::new().unwrap();
+    let (dir, empty) = (scratch.join("bin"), scratch.join("empty"));
+    fs_err::create_dir(&empty).unwrap();
+    let shells = fs_err::canonicalize("/bin").unwrap();
+    let hidden = Command::new("unshare")
+        .args(["-m", "sh", "-c", r#"mount --bind "$1" "$2" && exec "$3" install "$4""#, "sh"])
+        .args([&empty, &shells, Path::new(BINARY), &dir])
+        .output()
+        .unwrap();
+    if !hidden.status.success() && !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED without_a_shell_flannel_is_a_copy: needs root");
+        return;
+    }
+    assert!(hidden.status.success(), "{}", text(&hidden.stderr));
+    assert_ne!(id(&dir.join("flannel")), id(&dir.join("outrigger-cni")));
+    assert_eq!(fs_err::read(dir.join("flannel")).unwrap(), fs_err::read(BINARY).unwrap());
+    assert!(version(&dir.join("flannel")).is_ok());
+    // Now that there is one, a script takes its place.
+    assert!(ok(&["install", dir.to_str().unwrap()]).contains("0 in place of others"));
+    assert!(fs_err::metadata(dir.join("flannel")).unwrap().len() < 4096);
+}
+
 #[test]
 fn what_was_copied_onto_one_name_is_not_taken_for_all() {
     for again in [true, false] {
