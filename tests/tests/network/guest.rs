@@ -44,7 +44,7 @@ fn under_another_kernel() {
         }
     }
     let mut command = Command::new(project().join("scripts/guest.sh"));
-    command.args(["-t", "170"]);
+    command.args(["-t", "240"]);
     let mut add = |from: &Path, to: &str| {
         command.arg("-f").arg(format!("{}={to}", from.display()));
     };
@@ -204,6 +204,69 @@ mod in_the_machine {
         let inner = json!({"type": "ipvlan", "master": "up1", "linkInContainer": true});
         call(&host, ours.dir(), "ADD", "/run/netns/a", &network(&inner, &[V4]))?.ok()?;
         ensure!(host.container_sh("a", "ip link show eth0")?.contains("eth0@up1"));
+        Ok(())
+    }
+
+    /// Kernels such as this one look for the name of a new link in the wrong namespace: the host has an `eth0` too, and it
+    /// is even the master.
+    #[test]
+    #[ignore = "runs in the machine that `under_another_kernel` starts"]
+    fn the_host_has_an_interface_of_that_name() -> Result<()> {
+        let (ours, _) = both()?;
+        let host = scene()?;
+        host.sh("ip link set up0 down; ip link set up0 name eth0; ip link set eth0 up")?;
+        let links = || host.container_sh("a", "ip -o link | grep -v ' lo: ' | cut -d ' ' -f 2 | cut -d @ -f 1");
+        for kind in ["macvlan", "ipvlan", "vlan"] {
+            let config = network(&json!({"type": kind, "master": "eth0", "vlanId": 5}), &[V4]);
+            let result = call(&host, ours.dir(), "ADD", "/run/netns/a", &config)?.ok().context(kind)?;
+            ensure!(links()?.trim_matches(':').trim() == "eth0", "{kind}: {:?}", links());
+            let again = call(&host, ours.dir(), "ADD", "/run/netns/a", &config)?;
+            let text = "interface eth0 exists already in /run/netns/a: delete its attachment first";
+            ensure!(again.stdout["msg"] == text, "{kind}: {again:?}");
+            let mut checked = config.clone();
+            checked["prevResult"] = result;
+            call(&host, ours.dir(), "CHECK", "/run/netns/a", &checked)?.ok().context(kind)?;
+            call(&host, ours.dir(), "DEL", "/run/netns/a", &checked)?.ok().context(kind)?;
+            // Nothing is left of an ADD that fails, whenever.
+            let mut late = config.clone();
+            late["ipam"]["routes"] = json!([{"dst": "203.0.113.0/24", "gw": "198.51.100.1"}]);
+            let output = call(&host, ours.dir(), "ADD", "/run/netns/a", &late)?;
+            ensure!(output.error_code() == Some(999), "{kind}: {output:?}");
+            ensure!(links()?.is_empty(), "{kind}: {:?}", links());
+        }
+        ensure!(host.sh("ip -o link show eth0").is_ok());
+        Ok(())
+    }
+
+    /// Without a carrier IPv6 addresses never settle, and that is no reason to fail.
+    #[test]
+    #[ignore = "runs in the machine that `under_another_kernel` starts"]
+    fn vrf_without_a_carrier_and_undone() -> Result<()> {
+        let (ours, _) = both()?;
+        let host = scene()?;
+        host.sh("ip link set up1 down")?;
+        let mut vrf = json!({"cniVersion": "1.0.0", "name": "net", "type": "vrf", "vrfname": "blue"});
+        let below = network(&json!({"type": "macvlan", "master": "up0"}), &[V4, V6]);
+        vrf["prevResult"] = call(&host, ours.dir(), "ADD", "/run/netns/a", &below)?.ok()?;
+        call(&host, ours.dir(), "ADD", "/run/netns/a", &vrf)?.ok()?;
+        let shown = || host.container_sh("a", "ip -6 addr show eth0; ip route; ip -6 route");
+        ensure!(shown()?.contains("inet6 fd00:1::2/64"), "{}", shown()?);
+        call(&host, ours.dir(), "DEL", "/run/netns/a", &vrf)?.ok()?;
+        call(&host, ours.dir(), "DEL", "/run/netns/a", &below)?.ok()?;
+
+        // What cannot be put back in the VRF: a route by a gateway that only the kernel knew to be on the link.
+        host.sh("ip link set up1 up")?;
+        vrf["prevResult"] = call(&host, ours.dir(), "ADD", "/run/netns/a", &below)?.ok()?;
+        let routes = "ip route add 198.51.100.1 dev eth0 proto kernel scope link
+            ip route add 203.0.113.0/24 via 198.51.100.1";
+        host.container_sh("a", routes)?;
+        let output = call(&host, ours.dir(), "ADD", "/run/netns/a", &vrf)?;
+        ensure!(output.error_code() == Some(999), "{output:?}");
+        ensure!(output.stdout["msg"].as_str().is_some_and(|text| text.contains("203.0.113.0/24")), "{output:?}");
+        for part in ["inet6 fd00:1::3/64", "default via 10.1.0.1", "default via fd00:1::1"] {
+            ensure!(shown()?.contains(part), "{part}: {}", shown()?);
+        }
+        ensure!(host.container_sh("a", "ip link show blue").is_err());
         Ok(())
     }
 

@@ -249,22 +249,25 @@ impl Socket {
             }
             drop(events);
             let left = deadline.saturating_duration_since(Instant::now());
-            if !self.wait(left)? {
-                return Ok(None);
+            match self.wait(left)? {
+                Waited::Ready => {}
+                Waited::Interrupted => continue,
+                Waited::Timeout => return Ok(None),
             }
             let mut fresh = self.receive()?;
             self.events.borrow_mut().append(&mut fresh);
         }
     }
 
-    fn wait(&self, timeout: Duration) -> Result<bool> {
+    fn wait(&self, timeout: Duration) -> Result<Waited> {
         let timeout = Timespec::try_from(timeout)
             .map_err(|_| Error::Invalid { what: "wait for netlink events: too long a time".into() })?;
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
         match poll(&mut fds, Some(&timeout)) {
-            Ok(count) => Ok(count > 0),
+            Ok(0) => Ok(Waited::Timeout),
+            Ok(_) => Ok(Waited::Ready),
             // The caller looks at its deadline again.
-            Err(Errno::INTR) => Ok(true),
+            Err(Errno::INTR) => Ok(Waited::Interrupted),
             Err(errno) => Err(Error::errno_of("wait for netlink events")(errno)),
         }
     }
@@ -402,6 +405,14 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// How waiting for events ended.
+enum Waited {
+    Ready,
+    Timeout,
+    /// By a signal: there may be nothing to receive.
+    Interrupted,
 }
 
 /// The next sequence number. 0 is that of events.

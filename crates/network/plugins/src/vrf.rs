@@ -1,13 +1,13 @@
 //! `vrf`: puts the container's interface into a routing domain of its own.
 
-use std::time::Duration;
-
 use outrigger_cni_sdk::{AddResult, Call, Documentation, Error, Errors, Plugin, Step as _, Version, conf};
+use outrigger_netlink as netlink;
 use outrigger_netlink::route::{
-    Handle, Link, LinkChange, LinkDetails, NewAddress, NewLink, NewLinkKind, RouteFilter, Scope, TABLE_LOCAL,
-    TABLE_MAIN, protocol,
+    Address, Handle, Link, LinkChange, LinkDetails, NewAddress, NewLink, NewLinkKind, Route, RouteFilter, Scope,
+    TABLE_LOCAL, TABLE_MAIN, protocol,
 };
 
+use crate::attach::configure::settle;
 use crate::attach::interface_name;
 use crate::session::Session;
 
@@ -24,9 +24,6 @@ conf! {
 
 /// The plugin.
 pub struct Vrf<'s>(pub &'s Session);
-
-/// How long IPv6 addresses may take to be found free of duplicates.
-const SETTLE: Duration = Duration::from_secs(5);
 
 impl Plugin for Vrf<'_> {
     type Conf = VrfConf;
@@ -51,7 +48,7 @@ impl Plugin for Vrf<'_> {
             return Err(Error::internal(format!("interface {} belongs to {master} already", call.ifname)));
         }
         let (vrf, table) = find_or_make(handle, name, call.conf.table)?;
-        enslave(handle, &link, &vrf, table).inspect_err(|_| drop(leave(handle, call.ifname, &vrf)))?;
+        enslave(handle, &link, &vrf, table)?;
         Ok(previous.clone())
     }
 
@@ -134,37 +131,74 @@ fn free_table(handle: &Handle) -> Result<u32, Error> {
 }
 
 /// Puts the link into the VRF. The kernel takes it down and up again for that and forgets its IPv6 addresses and its
-/// routes: they are noted before and put back, the routes into the VRF's table.
+/// routes: they are noted before and put back, the routes into the VRF's table. If that fails, it is taken out again and is
+/// as before.
 fn enslave(handle: &Handle, link: &Link, vrf: &Link, table: u32) -> Result<(), Error> {
     let name = &link.name;
-    let list = || handle.addresses(Some(link.index)).step(format_args!("list the addresses of {name}"));
-    let addresses = list()?;
-    let filter = RouteFilter { table: Some(TABLE_MAIN), oif: Some(link.index), family: None };
-    let mut routes = handle.routes(filter).step(format_args!("list the routes of {name}"))?;
-    // Those of the link's own networks come back with the addresses.
-    routes.retain(|route| route.protocol != protocol::KERNEL && route.scope == Scope::UNIVERSE);
+    let noted = Noted::of(handle, link)?;
     let change = LinkChange { master: Some(Some(vrf.index)), ..LinkChange::default() };
-    handle.set_link(link.index, &change).step(format_args!("put {name} into VRF {}", vrf.name))?;
-    let left = list()?;
-    let mut batch = handle.batch();
-    let lost = addresses.iter().filter(|address| {
-        address.net.addr().is_ipv6()
-            && address.scope == Scope::UNIVERSE
-            && !left.iter().any(|other| other.net == address.net)
-    });
-    for address in lost {
-        batch.add_address(link.index, &NewAddress::new(address.net));
+    let moved = || {
+        handle.set_link(link.index, &change).step(format_args!("put {name} into VRF {}", vrf.name))?;
+        noted.put_addresses_back(handle)?;
+        settle(handle, link)?;
+        let outcomes = noted.put_routes_back(handle, Some(table))?;
+        outcomes
+            .into_iter()
+            .collect::<Result<(), _>>()
+            .step(format_args!("put the routes of {name} into table {table}"))
+    };
+    moved().inspect_err(|_| {
+        // The first error is the one to report.
+        let _ = leave(handle, name, vrf);
+        let _ = noted.put_addresses_back(handle);
+        let _ = noted.put_routes_back(handle, None);
+    })
+}
+
+/// What the kernel forgets when a link changes its VRF.
+struct Noted<'a> {
+    link: &'a Link,
+    addresses: Vec<Address>,
+    routes: Vec<Route>,
+}
+
+impl<'a> Noted<'a> {
+    fn of(handle: &Handle, link: &'a Link) -> Result<Self, Error> {
+        let filter = RouteFilter { table: Some(TABLE_MAIN), oif: Some(link.index), family: None };
+        let mut routes = handle.routes(filter).step(format_args!("list the routes of {}", link.name))?;
+        // Those of the link's own networks come back with the addresses.
+        routes.retain(|route| route.protocol != protocol::KERNEL);
+        // A gateway must be there before what goes by it.
+        routes.sort_by_key(|route| route.gateway.is_some());
+        Ok(Self { link, addresses: addresses(handle, link)?, routes })
     }
-    if !batch.is_empty() {
-        batch.commit().step(format_args!("put the addresses back on {name}"))?;
-        handle.wait_addresses_settled(link.index, SETTLE).step(format_args!("wait for the addresses of {name}"))?;
+
+    fn put_addresses_back(&self, handle: &Handle) -> Result<(), Error> {
+        let left = addresses(handle, self.link)?;
+        let lost = self.addresses.iter().filter(|address| {
+            address.net.addr().is_ipv6()
+                && address.scope == Scope::UNIVERSE
+                && !left.iter().any(|other| other.net == address.net)
+        });
+        let mut batch = handle.batch();
+        for address in lost {
+            batch.add_address(self.link.index, &NewAddress::new(address.net));
+        }
+        batch.commit().step(format_args!("put the addresses back on {}", self.link.name))
     }
-    let mut batch = handle.batch();
-    for route in &mut routes {
-        route.table = table;
-        batch.replace_route(route);
+
+    /// Tries all of them, into another table if one is given.
+    fn put_routes_back(&self, handle: &Handle, table: Option<u32>) -> Result<Vec<netlink::Result<()>>, Error> {
+        let mut batch = handle.batch();
+        for route in &self.routes {
+            batch.replace_route(&Route { table: table.unwrap_or(route.table), ..route.clone() });
+        }
+        batch.commit_each().step(format_args!("put the routes of {} back", self.link.name))
     }
-    batch.commit().step(format_args!("put the routes of {name} into table {table}"))
+}
+
+fn addresses(handle: &Handle, link: &Link) -> Result<Vec<Address>, Error> {
+    handle.addresses(Some(link.index)).step(format_args!("list the addresses of {}", link.name))
 }
 
 /// Takes the interface out of the VRF, if it is in it, and removes the VRF with its last interface.
@@ -196,7 +230,7 @@ fn leave(handle: &Handle, ifname: &str, vrf: &Link) -> Result<(), Error> {
 const DOC: Documentation = Documentation {
     add: "Makes the VRF in the container if it is not there, and puts the interface `CNI_IFNAME` of an earlier plugin into \
           it. Its IPv6 addresses and its routes, which the kernel forgets by that, are put back, the routes into the VRF's \
-          table. Gives the previous result.",
+          table; if a step fails, it is taken out again and gets them back. Gives the previous result.",
     del: "Takes the interface out of the VRF and removes the VRF with its last interface. Succeeds when the interface, the \
           VRF or the network namespace is gone.",
     check: "Looks whether the interface is in the VRF, and, if `table` is set, whether that is its table.",

@@ -36,6 +36,28 @@ fn default_gateway() {
     as_the_original(json!({ "isDefaultGateway": true, "bridge": "br7", "ipam": ipam(&[V4], &[]) }));
 }
 
+/// Two routes to one destination by different gateways.
+#[test]
+fn several_gateways() {
+    let route = |dst: &str, gateway: &str| json!({ "dst": dst, "gw": gateway });
+    let mut ipam = ipam(&[V4, V6], &[]);
+    ipam["routes"] = json!([
+        route("0.0.0.0/0", "10.22.0.1"),
+        route("0.0.0.0/0", "10.22.0.77"),
+        route("192.168.0.0/16", "10.22.0.1"),
+        route("192.168.0.0/16", "10.22.0.77"),
+        route("::/0", "fd00:22::1"),
+        route("::/0", "fd00:22::77"),
+        route("fd99::/16", "fd00:22::1"),
+        route("fd99::/16", "fd00:22::77"),
+    ]);
+    if root() {
+        // CHECK of the original does not see the further next hops of an IPv6 route.
+        let config = bridge(json!({ "isGateway": true, "ipam": ipam }));
+        compare_with("true", &Attachment::new("a"), &config, false).unwrap();
+    }
+}
+
 #[test]
 fn dual_stack() {
     as_the_original(json!({ "isGateway": true, "ipam": ipam(&[V4, V6], &["0.0.0.0/0", "::/0"]) }));

@@ -29,6 +29,30 @@ fn masquerade() {
     as_the_original(json!({ "ipMasq": true, "ipam": ipam(&[V4, "10.24.0.0/24"], &["0.0.0.0/0"]) }));
 }
 
+/// Several addresses of one network, and of two with one gateway. The original fails for both.
+#[test]
+fn addresses_share_gateways() {
+    if !root() {
+        return;
+    }
+    for (second, gateway) in [("10.1.1.3/24", "10.1.1.1"), ("10.1.2.3/24", "10.1.1.1")] {
+        let host = host().unwrap();
+        let addresses = json!([
+            { "address": "10.1.1.2/24", "gateway": "10.1.1.1" },
+            { "address": second, "gateway": gateway },
+            { "address": "fd00:1::2/64", "gateway": "fd00:1::1" },
+            { "address": "fd00:1::3/64", "gateway": "fd00:1::1" },
+        ]);
+        let ipam = json!({ "type": "static", "addresses": addresses, "routes": [{ "dst": "0.0.0.0/0" }] });
+        let ptp = config("ptp", json!({ "ipam": ipam }));
+        let result = Attachment::new("a").add(&host, ours(), &ptp).unwrap();
+        Attachment::new("a").after(&host, ours(), "CHECK", &ptp, &result).unwrap();
+        host.sh(&format!("ping -c1 -W2 10.1.1.2; ping -c1 -W2 {}", second.split('/').next().unwrap())).unwrap();
+        host.sh("ping -c1 -W2 fd00:1::2; ping -c1 -W2 fd00:1::3").unwrap();
+        Attachment::new("a").after(&host, ours(), "DEL", &ptp, &result).unwrap();
+    }
+}
+
 #[test]
 fn packets_garbage_and_failures() {
     if !root() {

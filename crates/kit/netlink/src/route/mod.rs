@@ -11,7 +11,7 @@ mod rules;
 
 use std::time::Instant;
 
-use crate::wire::Message;
+use crate::wire::{Message, NLM_F_EXCL, NLM_F_REPLACE};
 use crate::{Error, NetNs, Protocol, Reply, Result, Socket};
 
 pub use address::{Address, NewAddress, address_flags};
@@ -20,7 +20,7 @@ pub use link::{IpvlanMode, Link, LinkDetails, LinkRef, MacvlanMode, OperState, l
 pub use monitor::{Event, Groups, Monitor};
 pub use new_link::{Ipv4Conf, LinkChange, NewLink, NewLinkKind, check_link_name};
 pub use qdisc::{Filter, INGRESS, Qdisc, ROOT, Tbf};
-pub use routes::{Route, RouteFilter, RouteKind, Scope, TABLE_LOCAL, TABLE_MAIN, protocol};
+pub use routes::{NextHop, Route, RouteFilter, RouteKind, Scope, TABLE_LOCAL, TABLE_MAIN, protocol};
 pub use rules::Rule;
 
 /// Which IP.
@@ -153,12 +153,17 @@ impl Batch<'_> {
 
     /// Adds [`Handle::add_route`].
     pub fn add_route(&mut self, route: &Route) -> &mut Self {
-        self.push(routes::add(route, false))
+        self.push(routes::add(route, NLM_F_EXCL))
+    }
+
+    /// Adds [`Handle::add_route_beside`].
+    pub fn add_route_beside(&mut self, route: &Route) -> &mut Self {
+        self.push(routes::add(route, 0))
     }
 
     /// Adds [`Handle::replace_route`].
     pub fn replace_route(&mut self, route: &Route) -> &mut Self {
-        self.push(routes::add(route, true))
+        self.push(routes::add(route, NLM_F_REPLACE))
     }
 
     /// Adds [`Handle::delete_route`].

@@ -24,6 +24,8 @@ const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
 const RTAX_MTU: u16 = 2;
 const RTAX_ADVMSS: u16 = 8;
+/// Length of `struct rtnexthop`.
+const HOP: usize = 8;
 const RTNH_F_ONLINK: u32 = 4;
 const RTM_F_CLONED: u32 = 0x200;
 
@@ -136,6 +138,21 @@ pub struct Route {
     pub advmss: Option<u32>,
     /// The gateway is on the link although no address says so.
     pub onlink: bool,
+    /// Further next hops, which share the traffic with the one above.
+    pub more_hops: Vec<NextHop>,
+}
+
+/// One of several next hops of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextHop {
+    /// The next hop; none: the destination is on the link.
+    pub gateway: Option<IpAddr>,
+    /// Index of the link.
+    pub oif: u32,
+    /// Its share of the traffic, less one.
+    pub weight: u8,
+    /// The gateway is on the link although no address says so.
+    pub onlink: bool,
 }
 
 /// Which routes to list. All conditions must hold; none: all routes.
@@ -154,6 +171,11 @@ impl Route {
     pub fn family(&self) -> Option<Family> {
         let address = self.dst.map(|dst| dst.addr()).or(self.gateway).or(self.source);
         address.map(Family::of)
+    }
+
+    /// Whether packets may go through this gateway.
+    pub fn goes_through(&self, gateway: IpAddr) -> bool {
+        self.gateway == Some(gateway) || self.more_hops.iter().any(|hop| hop.gateway == Some(gateway))
     }
 
     /// Whether it is for everything.
@@ -197,21 +219,38 @@ impl Route {
                         }
                     }
                 }
-                // Of several next hops the first one is told.
-                RTA_MULTIPATH => {
-                    route.oif = attribute.data.get(4..8).map(|index| word(index, 0));
-                    if let Ok(hop) = Attributes::after(attribute.data, 8) {
-                        route.gateway = hop.find(RTA_GATEWAY).map(|gateway| gateway.ip()).transpose()?;
-                    }
-                }
+                RTA_MULTIPATH => route.more_hops = next_hops(attribute.data)?,
                 _ => {}
             }
         }
         let net = IpNet::new(destination, payload[1])
             .map_err(|_| Error::Malformed { what: format!("a route with a prefix of {} bits", payload[1]) })?;
         route.dst = Some(net);
+        if !route.more_hops.is_empty() {
+            let first = route.more_hops.remove(0);
+            (route.gateway, route.oif, route.onlink) = (first.gateway, Some(first.oif), first.onlink);
+        }
         Ok(Some(route))
     }
+}
+
+/// Reads a list of `struct rtnexthop`, each with attributes behind it.
+fn next_hops(mut bytes: &[u8]) -> Result<Vec<NextHop>> {
+    let mut hops = Vec::new();
+    while let Some([low, high, flags, weight]) = bytes.first_chunk() {
+        let length = usize::from(u16::from_ne_bytes([*low, *high]));
+        let hop = bytes.get(..length).filter(|_| length >= HOP);
+        let hop = hop.ok_or_else(|| Error::Malformed { what: "a next hop that is longer than its list".into() })?;
+        let gateway = Attributes::after(hop, HOP)?.find(RTA_GATEWAY);
+        hops.push(NextHop {
+            gateway: gateway.map(|gateway| gateway.ip()).transpose()?,
+            oif: word(hop, 4),
+            weight: *weight,
+            onlink: u32::from(*flags) & RTNH_F_ONLINK != 0,
+        });
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(hops)
 }
 
 impl Handle {
@@ -238,19 +277,27 @@ impl Handle {
         let wanted = |route: &Route| {
             filter.family.is_none_or(|family| route.family() == Some(family))
                 && filter.table.is_none_or(|table| route.table == table)
-                && filter.oif.is_none_or(|oif| route.oif == Some(oif))
+                && filter
+                    .oif
+                    .is_none_or(|oif| route.oif == Some(oif) || route.more_hops.iter().any(|hop| hop.oif == oif))
         };
         routes.filter(|route| route.as_ref().map_or(true, wanted)).collect()
     }
 
     /// Adds a route. `EEXIST` if there is one with the same destination, table and metric.
     pub fn add_route(&self, route: &Route) -> Result<()> {
-        self.request(add(route, false))
+        self.request(add(route, NLM_F_EXCL))
+    }
+
+    /// Adds a route beside those with the same destination, table and metric: for IPv4 before them, for IPv6 as a further
+    /// next hop of theirs. `EEXIST` if one has the same next hop too.
+    pub fn add_route_beside(&self, route: &Route) -> Result<()> {
+        self.request(add(route, 0))
     }
 
     /// Adds a route in place of one with the same destination, table and metric, if there is one.
     pub fn replace_route(&self, route: &Route) -> Result<()> {
-        self.request(add(route, true))
+        self.request(add(route, NLM_F_REPLACE))
     }
 
     /// Removes a route. One that is missing is an error ([`Error::is_not_found`]).
@@ -276,7 +323,8 @@ fn describe(route: &Route) -> String {
 fn put(message: &mut Message, route: &Route, protocol: u8, scope: Scope) -> Result<()> {
     let family = route.family().unwrap_or(Family::V4);
     let same = |address: Option<IpAddr>| address.is_none_or(|address| Family::of(address) == family);
-    if !same(route.gateway) || !same(route.source) {
+    let hops = route.more_hops.iter().map(|hop| hop.gateway);
+    if !hops.chain([route.gateway, route.source]).all(same) {
         return Err(Error::Invalid { what: format!("route {}: not all addresses are of one family", describe(route)) });
     }
     let table = if route.table == 0 { TABLE_MAIN } else { route.table };
@@ -294,11 +342,21 @@ fn put(message: &mut Message, route: &Route, protocol: u8, scope: Scope) -> Resu
     if let Some(dst) = route.dst.filter(|dst| dst.prefix_len() > 0) {
         message.attr_ip(RTA_DST, dst.network());
     }
-    if let Some(gateway) = route.gateway {
-        message.attr_ip(RTA_GATEWAY, gateway);
-    }
-    if let Some(oif) = route.oif {
-        message.attr_u32(RTA_OIF, oif);
+    if route.more_hops.is_empty() {
+        if let Some(gateway) = route.gateway {
+            message.attr_ip(RTA_GATEWAY, gateway);
+        }
+        if let Some(oif) = route.oif {
+            message.attr_u32(RTA_OIF, oif);
+        }
+    } else {
+        let oif = route.oif.unwrap_or_default();
+        let first = NextHop { gateway: route.gateway, oif, weight: 0, onlink: route.onlink };
+        message.nest(RTA_MULTIPATH, |list| {
+            for hop in [first].iter().chain(&route.more_hops) {
+                put_hop(list, *hop);
+            }
+        });
     }
     if let Some(source) = route.source {
         message.attr_ip(RTA_PREFSRC, source);
@@ -319,9 +377,20 @@ fn put(message: &mut Message, route: &Route, protocol: u8, scope: Scope) -> Resu
     Ok(())
 }
 
-pub(super) fn add(route: &Route, replace: bool) -> Result<Message> {
-    let flags = NLM_F_CREATE | if replace { NLM_F_REPLACE } else { NLM_F_EXCL };
-    let mut message = Message::new(RTM_NEWROUTE, flags).about(format!("add route {}", describe(route)));
+fn put_hop(list: &mut Message, hop: NextHop) {
+    // The attribute of the gateway has a header of four bytes.
+    let length = HOP + hop.gateway.map_or(0, |gateway| if gateway.is_ipv4() { 8 } else { 20 });
+    let flags = if hop.onlink { RTNH_F_ONLINK } else { 0 };
+    let [low, high] = u16::try_from(length).unwrap_or_default().to_ne_bytes();
+    list.put(&[low, high, u8::try_from(flags).unwrap_or_default(), hop.weight]).put(&hop.oif.to_ne_bytes());
+    if let Some(gateway) = hop.gateway {
+        list.attr_ip(RTA_GATEWAY, gateway);
+    }
+}
+
+/// `how` tells what becomes of a route that is there: `NLM_F_EXCL`, `NLM_F_REPLACE`, or neither.
+pub(super) fn add(route: &Route, how: u16) -> Result<Message> {
+    let mut message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | how).about(format!("add route {}", describe(route)));
     let protocol = if route.protocol == protocol::UNSPEC { protocol::BOOT } else { route.protocol };
     put(&mut message, route, protocol, route.scope)?;
     Ok(message)

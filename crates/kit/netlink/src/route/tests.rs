@@ -203,6 +203,52 @@ fn addresses_and_routes() {
 }
 
 #[test]
+fn several_next_hops() {
+    let Some((here, handle)) = netns() else { return };
+    let (eth0, _) = veth("eth0", "eth1", &handle);
+    for net in ["10.1.0.2/24", "fd00::2/64"] {
+        let net: ipnet::IpNet = net.parse().unwrap();
+        handle.add_address(eth0.index, &NewAddress { no_dad: true, ..net.into() }).unwrap();
+    }
+    let through = |dst: &str, gateway: &str| Route {
+        dst: Some(dst.parse().unwrap()),
+        gateway: Some(gateway.parse().unwrap()),
+        oif: Some(eth0.index),
+        ..Route::default()
+    };
+    let listed = |dst: &str, oif| {
+        let routes = handle.routes(RouteFilter { oif, table: Some(TABLE_MAIN), ..RouteFilter::default() }).unwrap();
+        routes.into_iter().filter(|route| route.dst == dst.parse().ok()).collect::<Vec<_>>()
+    };
+    for (dst, one, other) in [("10.7.0.0/16", "10.1.0.1", "10.1.0.9"), ("fd07::/16", "fd00::1", "fd00::9")] {
+        handle.add_route_beside(&through(dst, one)).unwrap();
+        assert!(handle.add_route(&through(dst, other)).unwrap_err().is_exists());
+        handle.add_route_beside(&through(dst, other)).unwrap();
+        assert!(handle.add_route_beside(&through(dst, other)).unwrap_err().is_exists());
+        let found = listed(dst, Some(eth0.index));
+        for gateway in [one, other] {
+            assert!(found.iter().any(|route| route.goes_through(gateway.parse().unwrap())), "{found:?}");
+        }
+        // IPv4 has two routes, IPv6 one with two next hops.
+        assert_eq!(found.len(), if dst.starts_with("10.") { 2 } else { 1 });
+    }
+    let balanced = Route {
+        more_hops: vec![NextHop { gateway: "10.1.0.9".parse().ok(), oif: eth0.index, weight: 4, onlink: false }],
+        ..through("10.8.0.0/16", "10.1.0.1")
+    };
+    handle.add_route(&balanced).unwrap();
+    let shown = output(&here, &["ip", "route", "show", "10.8.0.0/16"]);
+    assert!(
+        shown.contains("via 10.1.0.1 dev eth0 weight 1") && shown.contains("via 10.1.0.9 dev eth0 weight 5"),
+        "{shown}"
+    );
+    let found = listed("10.8.0.0/16", None);
+    assert_eq!((found[0].gateway, &found[0].more_hops), (balanced.gateway, &balanced.more_hops));
+    handle.delete_route(&found[0]).unwrap();
+    assert_eq!(listed("10.8.0.0/16", None), []);
+}
+
+#[test]
 fn duplicate_detection_is_awaited() {
     let Some((here, handle)) = netns() else { return };
     let (eth0, eth1) = veth("eth0", "eth1", &handle);

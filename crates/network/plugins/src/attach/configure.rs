@@ -5,7 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use outrigger_cni_sdk::{AddResult, Code, Error, Step as _};
 use outrigger_netlink as netlink;
-use outrigger_netlink::route::{Link, LinkChange, OperState, Route, Scope};
+use outrigger_netlink::route::{Handle, Link, LinkChange, OperState, Route, Scope};
 
 use super::sysctl::Settings;
 use crate::session::Container;
@@ -37,25 +37,27 @@ pub(crate) fn configure(
     let routes = routes(result, index, link.index);
     if has_ipv6 {
         batch.commit().step(format_args!("configure {name} in the container"))?;
-        settle(container, link)?;
+        settle(&container.route, link)?;
         batch = container.route.batch();
     }
+    // Several routes may have one destination, such as two default routes by different gateways.
     for route in &routes {
-        batch.add_route(route);
+        batch.add_route_beside(route);
     }
     batch.commit().step(format_args!("configure {name} in the container"))
 }
 
 /// Waits until the IPv6 addresses are usable. Without a carrier they never are; that is no reason to fail.
-fn settle(container: &Container, link: &Link) -> Result<(), Error> {
+/// `handle` is of the namespace that the link is in.
+pub(crate) fn settle(handle: &Handle, link: &Link) -> Result<(), Error> {
     let name = link.name.as_str();
     // A tap gets a carrier when a program opens it: waiting is of no use. Hardware may take its time.
-    if link.kind.is_some() && !container.route.link(link.index).step(format_args!("look at {name}"))?.has_carrier() {
+    if link.kind.is_some() && !handle.link(link.index).step(format_args!("look at {name}"))?.has_carrier() {
         return Ok(());
     }
-    let settled = match container.route.wait_addresses_settled(link.index, SETTLE) {
+    let settled = match handle.wait_addresses_settled(link.index, SETTLE) {
         Err(netlink::Error::Timeout { .. }) => {
-            let link = container.route.link(link.index).step(format_args!("look at {name}"))?;
+            let link = handle.link(link.index).step(format_args!("look at {name}"))?;
             if link.oper_state != OperState::Up {
                 return Ok(());
             }

@@ -68,7 +68,7 @@ pub(crate) fn addresses_and_routes(handle: &Handle, link: &Link, previous: &AddR
             let same = if dst.prefix_len() == 0 {
                 route.is_default() && route.family() == Some(Family::of(dst.addr()))
             } else {
-                route.dst == Some(dst.trunc()) && (gateway.is_none() || route.gateway == gateway)
+                route.dst == Some(dst.trunc()) && gateway.is_none_or(|gateway| route.goes_through(gateway))
             };
             same && table.is_none_or(|table| route.table == table)
         };
