@@ -125,11 +125,18 @@ impl Report {
         }
     }
 
-    /// One line for each case, the evidence of failures, the counts by group, the sum.
+    /// The cases of each subject by section of the specification: one line for each, the evidence of failures; the sum.
     pub fn table(&self) -> String {
         let mut text = String::new();
         let width = self.records.iter().map(|record| record.id.len()).max().unwrap_or(0);
-        for record in &self.records {
+        let mut heading = None;
+        for record in self.by_section() {
+            let place = (subject_of(&record.id), record.section);
+            if heading.replace(place) != Some(place) {
+                let gap = if text.is_empty() { "" } else { "\n" };
+                let of = if place.1.is_empty() { "" } else { ": " };
+                let _ = writeln!(text, "{gap}{}{of}{}", place.0, place.1);
+            }
             let _ = write!(text, "{}  {:6}  {:width$}  {}", record.word(), record.level, record.id, record.title);
             match &record.outcome {
                 Outcome::Passed => text.push('\n'),
@@ -137,7 +144,7 @@ impl Report {
                     let _ = writeln!(text, " ({reason})");
                 }
                 Outcome::Not(Unmet::Failed { reason, evidence }) => {
-                    let _ = writeln!(text, "\n        {reason} [{}]", record.section);
+                    let _ = writeln!(text, "\n        {reason}");
                     for Evidence { name, text: seen } in evidence {
                         let mut lines = seen.trim_end().lines();
                         let _ = writeln!(text, "        {name}: {}", lines.next().unwrap_or_default());
@@ -157,6 +164,23 @@ impl Report {
             self.took.as_secs_f64(),
         );
         text
+    }
+
+    /// The records by subject, in the order of the run, and section, in the order of its number.
+    fn by_section(&self) -> Vec<&Record> {
+        let mut subjects = Vec::new();
+        for record in &self.records {
+            let subject = subject_of(&record.id);
+            if !subjects.contains(&subject) {
+                subjects.push(subject);
+            }
+        }
+        let mut records: Vec<_> = self.records.iter().collect();
+        records.sort_by_key(|record| {
+            let subject = subjects.iter().position(|subject| *subject == subject_of(&record.id));
+            (subject, number_of(record.section), record.section)
+        });
+        records
     }
 
     /// Everything as one object.
@@ -243,6 +267,18 @@ impl Report {
     }
 }
 
+/// The first name of an id.
+fn subject_of(id: &str) -> &str {
+    id.split('/').next().unwrap_or_default()
+}
+
+/// The number that a section begins with, part by part; what has none comes last.
+fn number_of(section: &str) -> (bool, Vec<u32>) {
+    let number: String = section.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+    let parts: Vec<u32> = number.split('.').map_while(|part| part.parse().ok()).collect();
+    (parts.is_empty(), parts)
+}
+
 fn junit_case(text: &mut String, group: &str, record: &Record) {
     let name = record.id.rsplit('/').next().unwrap_or_default();
     let _ = write!(
@@ -292,9 +328,9 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        let record = |id: &str, level, outcome| Record {
+        let record = |id: &str, section, level, outcome| Record {
             id: id.to_owned(),
-            section: "2.1",
+            section,
             level,
             title: format!("title of {id}"),
             outcome,
@@ -303,30 +339,41 @@ mod tests {
         Report {
             suite: "demo <x>".into(),
             records: vec![
-                record("a/one", Level::Must, Outcome::Passed),
-                record("a/two", Level::Must, Outcome::Not(Unmet::fail("1 < 2").with("stdout", "a\nb\u{1}"))),
-                record("b/three", Level::Should, Outcome::Not(Unmet::fail("so so"))),
-                record("b/four", Level::Should, Outcome::Not(Unmet::skip("no \"root\""))),
+                record("a/one", "2.1", Level::Must, Outcome::Passed),
+                record("a/two", "2.1", Level::Must, Outcome::Not(Unmet::fail("1 < 2").with("stdout", "a\nb\u{1}"))),
+                record("b/three", "10 Late", Level::Should, Outcome::Not(Unmet::fail("so so"))),
+                record("b/four", "2 Early", Level::Should, Outcome::Not(Unmet::skip("no \"root\""))),
             ],
             took: Duration::from_secs(6),
         }
     }
 
     #[test]
-    fn a_table_for_people() {
+    fn a_table_for_people_by_section() {
         let expected = "\
+a: 2.1
 pass  MUST    a/one    title of a/one
 FAIL  MUST    a/two    title of a/two
-        1 < 2 [2.1]
+        1 < 2
         stdout: a
             b\u{1}
-fail  SHOULD  b/three  title of b/three
-        so so [2.1]
+
+b: 2 Early
 skip  SHOULD  b/four   title of b/four (no \"root\")
+
+b: 10 Late
+fail  SHOULD  b/three  title of b/three
+        so so
 
 demo <x>: 4 cases in 6.0 s: 1 passed, 1 failed, 1 not as they should be, 1 skipped
 ";
         assert_eq!(report().table(), expected);
+        let mut report = report();
+        report.records.push(report.records[0].clone());
+        report.records[4].id = "a/unnumbered".into();
+        report.records[4].section = "the documentation";
+        let order: Vec<_> = report.by_section().iter().map(|record| record.id.as_str()).collect();
+        assert_eq!(order, ["a/one", "a/two", "a/unnumbered", "b/four", "b/three"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A plugin that can be wrong in many ways, to see that the suite notices. Its flaw is its file name: `sound` has none,
-//! `del-fails-twice` fails a second DEL, and so on. With `ipam` in its configuration it hands out addresses, otherwise
-//! it is a chained plugin that passes on what it got.
+//! `del-fails-twice` fails a second DEL, and so on. With `ipam` in its configuration it hands out addresses, with `peer` it
+//! makes an interface, otherwise it is a chained plugin that passes on what it got.
 
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
@@ -137,9 +137,13 @@ fn run(flaw: &str) -> Answer {
             std::thread::park();
         }
     }
-    let chained = config["ipam"].is_null();
+    let (ipam, main) = (config["ipam"].is_object(), config["peer"].is_string());
     let call = Call { flaw: flaw.to_owned(), command, id, ifname, netns: variable("CNI_NETNS"), config, version };
-    if chained { call.chained() } else { call.ipam() }
+    match (ipam, main) {
+        (true, _) => call.ipam(),
+        (_, true) => call.main(),
+        _ => call.chained(),
+    }
 }
 
 /// Keys of the first two levels in lower case, as Go's decoder sees them.
@@ -178,7 +182,16 @@ impl Call {
                 if !mine.is_empty() && !self.flaw("second-add-takes-more") {
                     return refuse(999, "this attachment has an address");
                 }
-                self.ipam_add(&directory, &me).map(Some)
+                let result = self.ipam_add(&directory, &me)?;
+                if self.flaw("leaks-with-bad-args") && std::env::var_os("CNI_ARGS").is_some() {
+                    return refuse(4, "CNI_ARGS are no pairs");
+                }
+                if self.flaw("blames-others-for-bad-args") && std::env::var_os("CNI_ARGS").is_some() {
+                    mine.push(directory.join(address_of(&result)));
+                    mine.iter().try_for_each(fs::remove_file).map_err(io)?;
+                    return refuse(999, "something went wrong");
+                }
+                Ok(Some(result))
             }
             "DEL" => {
                 if mine.is_empty() && self.flaw("del-fails-twice") {
@@ -186,6 +199,12 @@ impl Call {
                 }
                 if self.flaw("del-wants-result") && self.config["prevresult"].is_null() {
                     return refuse(999, "prevResult is wanted");
+                }
+                if self.flaw("del-ignores-null-result") && self.config.get("prevresult") == Some(&Value::Null) {
+                    return Ok(None);
+                }
+                if mine.is_empty() && self.flaw("del-litters") {
+                    fs::write(directory.join("deleted"), "").map_err(io)?;
                 }
                 if self.flaw("del-without-netns-leaks") && !PathBuf::from(&self.netns).exists() {
                     return Ok(None);
@@ -263,6 +282,41 @@ impl Call {
         refuse(999, "no address left")
     }
 
+    /// A pair of which both ends are in the container, with an address.
+    fn main(&self) -> Answer {
+        let inside = |line: &str| {
+            let mut command = std::process::Command::new("nsenter");
+            command.arg(format!("--net={}", self.netns)).args(["--", "sh", "-ec", line]);
+            command.output().is_ok_and(|output| output.status.success())
+        };
+        let link = &self.ifname;
+        match self.command.as_str() {
+            "ADD" => {
+                let peer = self.config["peer"].as_str().unwrap_or_default();
+                if !inside(&format!(
+                    "ip link add {link} type veth peer name {peer}; ip addr add 10.99.1.2/24 dev {link}; ip link set {link} up"
+                )) {
+                    return refuse(999, "cannot make the interface");
+                }
+                let ip = json!({ "address": "10.99.1.2/24", "interface": 0 });
+                let interface = json!({ "name": link, "sandbox": self.netns });
+                Ok(Some(json!({ "cniVersion": self.version, "interfaces": [interface], "ips": [ip], "dns": {} })))
+            }
+            "DEL" => {
+                inside(&format!("ip link del {link}"));
+                Ok(None)
+            }
+            "CHECK" if !self.config["prevresult"].is_object() => refuse(7, "prevResult is missing"),
+            "CHECK"
+                if !self.flaw("check-always-succeeds")
+                    && !inside(&format!("ip -o addr show dev {link} | grep -q 10.99.1.2/24")) =>
+            {
+                refuse(999, "the interface is not as it was")
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn chained(&self) -> Answer {
         let previous = &self.config["prevresult"];
         if matches!(self.command.as_str(), "ADD" | "CHECK")
@@ -293,6 +347,8 @@ impl Call {
         let mut result = previous.clone();
         match self.flaw.as_str() {
             "ignores-result" => result = json!({ "cniVersion": self.version, "ips": [], "interfaces": [] }),
+            "changes-mac" => result["interfaces"][0]["mac"] = json!("02:00:00:00:00:01"),
+            "changes-sandbox" => result["interfaces"][1]["sandbox"] = json!("/run/netns/other"),
             "drops-dns" => result["dns"] = json!({}),
             "inserts-interface" => {
                 let mut interfaces = vec![json!({ "name": "x0" })];
@@ -303,6 +359,10 @@ impl Call {
         }
         Ok(Some(result))
     }
+}
+
+fn address_of(result: &Value) -> &str {
+    result["ips"][0]["address"].as_str().and_then(|address| address.split('/').next()).unwrap_or_default()
 }
 
 fn is_namespace(path: &str) -> bool {

@@ -87,6 +87,8 @@ const ADDRESS_GONE: Damage = Damage {
 };
 const ROUTE_GONE: Damage =
     Damage { name: "route-gone", title: "the default route is gone", inside: true, line: "ip route del default" };
+/// What every plugin that makes an interface can see.
+const GENERIC: &[Damage] = &[LINK_GONE, ADDRESS_GONE];
 const INTERFACE: &[Damage] = &[LINK_GONE, ADDRESS_GONE, ROUTE_GONE];
 const RULES: &[Damage] =
     &[Damage { name: "rules-gone", title: "the packet rules were flushed", inside: false, line: "nft flush ruleset" }];
@@ -311,7 +313,8 @@ impl Profile {
         let config = config.unwrap_or_else(|| json!({}));
         let delegates = kind == Kind::Main && config["ipam"]["type"].is_string();
         let ifname = if kind == Kind::Loopback { "lo" } else { "eth0" };
-        Self { ifname, no_add, delegates, ..Self::new("generic", kind, move |_| config.clone()) }
+        let damages = if kind == Kind::Main { GENERIC } else { &[] };
+        Self { ifname, no_add, delegates, damages, ..Self::new("generic", kind, move |_| config.clone()) }
     }
 }
 

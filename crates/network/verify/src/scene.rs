@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::call::{Call, Output};
 use crate::host::{Container, Host, Inventory, OWN, eventually};
-use crate::profile::{Kind, Profile};
+use crate::profile::{Kind, Profile, device};
 use crate::result::{VERSIONS, at_least, make};
 
 /// The network's name in all cases.
@@ -223,6 +223,15 @@ impl Scene {
         Ok(make(&self.version, &interfaces, &ips, &[("0.0.0.0/0", "10.78.0.1")]))
     }
 
+    /// The links of the host that the suite made for an attachment.
+    pub fn own_links(&self, attachment: &Attachment) -> Vec<String> {
+        let device = device(&attachment.id);
+        let mut own = vec![format!("{device}x"), device];
+        let upstream = attachment.config["prevResult"]["interfaces"][0]["name"].as_str();
+        own.extend(upstream.filter(|_| self.subject.profile.kind == Kind::Meta).map(str::to_owned));
+        own
+    }
+
     /// A call for an attachment, to be changed or run.
     pub fn call(&self, command: &str, attachment: &Attachment) -> Call {
         let mut call = Call::new(&self.binary(), command)
@@ -275,9 +284,13 @@ impl Scene {
 
     /// GC with a list of valid attachments.
     pub fn gc(&self, valid: &[&Attachment]) -> Result<Output, Unmet> {
+        self.gc_with(self.config(), valid)
+    }
+
+    /// The same with another configuration.
+    pub fn gc_with(&self, mut config: Value, valid: &[&Attachment]) -> Result<Output, Unmet> {
         let valid: Vec<_> =
             valid.iter().map(|valid| json!({ "containerID": valid.id, "ifname": valid.ifname })).collect();
-        let mut config = self.config();
         config["cni.dev/valid-attachments"] = valid.clone().into();
         config["cni.dev/attachments"] = valid.into();
         Call::new(&self.binary(), "GC").env("CNI_PATH", self.cni_path()).config(&config).run()

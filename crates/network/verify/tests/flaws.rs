@@ -3,53 +3,63 @@
 
 use std::path::{Path, PathBuf};
 
-use outrigger_cni_verify::profile::Kind;
+use outrigger_cni_verify::profile::Kind::{self, Ipam, Main, Meta};
 use outrigger_cni_verify::{Target, cases};
 use outrigger_verify_report::{Filter, Report, RunOptions, run};
 use serde_json::json;
 
-/// Flaw, whether the plugin is chained, and the case that must fail.
-const FLAWS: &[(&str, bool, &str)] = &[
-    ("talks-on-stdout", false, "ADD/prints-one-result"),
-    ("error-on-stderr", false, "errors/on-stdout-only"),
-    ("error-exits-zero", false, "errors/on-stdout-only"),
-    ("error-without-code", false, "errors/on-stdout-only"),
-    ("error-code-zero", false, "errors/on-stdout-only"),
-    ("all-errors-are-999", false, "versions/unknown"),
-    ("no-version", false, "VERSION/answers"),
-    ("version-without-list", false, "VERSION/answers"),
-    ("version-lists-unreleased", false, "VERSION/lists-released-versions-once"),
-    ("any-version", false, "versions/unknown"),
-    ("unknown-command-succeeds", false, "parameters/command-unknown"),
-    ("parameters-unchecked", false, "parameters/containerid-missing"),
-    ("any-container-id", false, "parameters/containerid-invalid"),
-    ("junk-is-error-7", false, "execution/stdin-junk"),
-    ("panics-on-junk", false, "execution/stdin-junk"),
-    ("wrong-version-in-result", false, "versions/cycle-0.4.0"),
-    ("result-in-wrong-form", false, "versions/cycle-0.4.0"),
-    ("address-without-length", false, "ADD/prints-one-result"),
-    ("interface-out-of-range", false, "ADD/prints-one-result"),
-    ("refuses-unknown-keys", false, "ADD/unknown-keys"),
-    ("refuses-kubernetes-args", false, "ADD/kubernetes-args"),
-    ("second-add-takes-more", false, "ADD/second-fails-or-changes-nothing"),
-    ("del-prints", false, "DEL/prints-nothing"),
-    ("del-fails-twice", false, "DEL/twice"),
-    ("del-fails-twice", false, "DEL/never-added"),
-    ("del-wants-netns", false, "DEL/netns-empty"),
-    ("del-wants-result", false, "DEL/without-result"),
-    ("del-without-netns-leaks", false, "DEL/netns-gone"),
-    ("del-removes-all", false, "DEL/other-container-stays"),
-    ("leaks-address", false, "DEL/leaves-nothing"),
-    ("check-changes", false, "CHECK/changes-nothing"),
-    ("gc-does-nothing", false, "GC/removes-lost"),
-    ("gc-removes-all", false, "GC/keeps-valid"),
-    ("status-fails", false, "STATUS/ready"),
-    ("status-prints", false, "STATUS/ready"),
-    ("address-doubled", false, "concurrency/containers-at-once"),
-    ("ignores-missing-result", true, "chain/without-result"),
-    ("ignores-result", true, "chain/result-is-passed-on"),
-    ("drops-dns", true, "chain/result-is-passed-on"),
-    ("inserts-interface", true, "chain/result-is-passed-on"),
+/// Flaw, the part that the plugin plays, and the case that must fail.
+const FLAWS: &[(&str, Kind, &str)] = &[
+    ("talks-on-stdout", Ipam, "ADD/prints-one-result"),
+    ("error-on-stderr", Ipam, "errors/on-stdout-only"),
+    ("error-exits-zero", Ipam, "errors/on-stdout-only"),
+    ("error-without-code", Ipam, "errors/on-stdout-only"),
+    ("error-code-zero", Ipam, "errors/on-stdout-only"),
+    ("all-errors-are-999", Ipam, "versions/unknown"),
+    ("no-version", Ipam, "VERSION/answers"),
+    ("version-without-list", Ipam, "VERSION/answers"),
+    ("version-lists-unreleased", Ipam, "VERSION/lists-released-versions-once"),
+    ("any-version", Ipam, "versions/unknown"),
+    ("unknown-command-succeeds", Ipam, "parameters/command-unknown"),
+    ("parameters-unchecked", Ipam, "parameters/containerid-missing"),
+    ("any-container-id", Ipam, "parameters/containerid-invalid"),
+    ("junk-is-error-7", Ipam, "execution/stdin-junk"),
+    ("panics-on-junk", Ipam, "execution/stdin-junk"),
+    ("wrong-version-in-result", Ipam, "versions/cycle-0.4.0"),
+    ("result-in-wrong-form", Ipam, "versions/cycle-0.4.0"),
+    ("address-without-length", Ipam, "ADD/prints-one-result"),
+    ("interface-out-of-range", Ipam, "ADD/prints-one-result"),
+    ("refuses-unknown-keys", Ipam, "ADD/unknown-keys"),
+    ("refuses-kubernetes-args", Ipam, "ADD/kubernetes-args"),
+    ("leaks-with-bad-args", Ipam, "parameters/args-malformed"),
+    ("blames-others-for-bad-args", Ipam, "parameters/args-malformed"),
+    ("second-add-takes-more", Ipam, "ADD/second-fails-or-changes-nothing"),
+    ("del-prints", Ipam, "DEL/prints-nothing"),
+    ("del-fails-twice", Ipam, "DEL/twice"),
+    ("del-fails-twice", Ipam, "DEL/never-added"),
+    ("del-litters", Ipam, "DEL/never-added"),
+    ("del-ignores-null-result", Ipam, "DEL/null-result"),
+    ("del-wants-netns", Ipam, "DEL/netns-empty"),
+    ("del-wants-result", Ipam, "DEL/without-result"),
+    ("del-without-netns-leaks", Ipam, "DEL/netns-gone"),
+    ("del-removes-all", Ipam, "DEL/other-container-stays"),
+    ("leaks-address", Ipam, "DEL/leaves-nothing"),
+    ("check-always-succeeds", Ipam, "CHECK/after-del"),
+    ("check-always-succeeds", Main, "CHECK/after-del"),
+    ("check-always-succeeds", Main, "CHECK/interface-gone"),
+    ("check-always-succeeds", Main, "CHECK/address-gone"),
+    ("check-changes", Ipam, "CHECK/changes-nothing"),
+    ("gc-does-nothing", Ipam, "GC/removes-lost"),
+    ("gc-removes-all", Ipam, "GC/keeps-valid"),
+    ("status-fails", Ipam, "STATUS/ready"),
+    ("status-prints", Ipam, "STATUS/ready"),
+    ("address-doubled", Ipam, "concurrency/containers-at-once"),
+    ("ignores-missing-result", Meta, "chain/without-result"),
+    ("ignores-result", Meta, "chain/result-is-passed-on"),
+    ("drops-dns", Meta, "chain/result-is-passed-on"),
+    ("inserts-interface", Meta, "chain/result-is-passed-on"),
+    ("changes-mac", Meta, "chain/result-is-passed-on"),
+    ("changes-sandbox", Meta, "chain/result-is-passed-on"),
 ];
 
 /// The example, built with the tests.
@@ -60,14 +70,18 @@ fn example() -> PathBuf {
     binary
 }
 
-fn verify(directory: &Path, flaw: &str, chained: bool, filter: &str) -> Report {
+fn verify(directory: &Path, flaw: &str, kind: Kind, filter: &str) -> Report {
     let path = directory.join(flaw);
     if !path.exists() {
         fs_err::copy(example(), &path).expect("the scratch directory has room");
     }
-    let config = if chained { json!({}) } else { json!({ "type": "main", "ipam": { "type": flaw } }) };
-    let kind = Some(if chained { Kind::Meta } else { Kind::Ipam });
-    let cases = cases(&Target { path, plugins: Vec::new(), config: Some(config), kind }).expect("the plugin is there");
+    let config = match kind {
+        Ipam => json!({ "type": "main", "ipam": { "type": flaw } }),
+        Main => json!({ "peer": "peer0" }),
+        _ => json!({}),
+    };
+    let target = Target { path, plugins: Vec::new(), config: Some(config), kind: Some(kind) };
+    let cases = cases(&target).expect("the plugin is there");
     run(flaw, cases, &Filter::new([filter]), RunOptions::default(), |_| {})
 }
 
@@ -86,11 +100,14 @@ fn a_sound_plugin_passes() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    for chained in [false, true] {
-        let report = verify(directory.path(), "sound", chained, "");
+    for kind in [Ipam, Meta] {
+        let report = verify(directory.path(), "sound", kind, "");
         assert!(!report.failed(true), "{}", report.table());
         assert!(report.counts().passed > 60, "{}", report.table());
     }
+    // What makes an interface is sound as far as CHECK goes.
+    let report = verify(directory.path(), "sound", Main, "CHECK");
+    assert!(!report.failed(true) && report.counts().passed >= 8, "{}", report.table());
 }
 
 #[test]
@@ -100,8 +117,8 @@ fn every_flaw_is_found_by_the_case_that_is_meant_for_it() {
     }
     let directory = tempfile::tempdir().unwrap();
     let mut missed = Vec::new();
-    for (flaw, chained, case) in FLAWS {
-        let report = verify(directory.path(), flaw, *chained, case);
+    for (flaw, kind, case) in FLAWS {
+        let report = verify(directory.path(), flaw, *kind, case);
         let record = report.records.iter().find(|record| record.id.ends_with(case));
         match record.map(outrigger_verify_report::Record::word) {
             Some("FAIL" | "fail") => {}
@@ -117,7 +134,7 @@ fn a_plugin_that_hangs_is_stopped() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let report = verify(directory.path(), "hangs-on-add", false, "ADD/prints-one-result");
+    let report = verify(directory.path(), "hangs-on-add", Ipam, "ADD/prints-one-result");
     assert_eq!(report.counts().failed, 1);
     assert!(report.records[0].reason().contains("did not end within"), "{}", report.table());
 }

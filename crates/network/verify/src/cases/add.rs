@@ -146,6 +146,14 @@ pub(super) const TEMPLATES: &[Template] = &[
         add_k8s_args,
     ),
     template(
+        "parameters/args-malformed",
+        "2 Parameters",
+        Should,
+        "CNI_ARGS that are no pairs are ignored, or an error that names them and leaves nothing",
+        all,
+        args_malformed,
+    ),
+    template(
         "ADD/keys-in-other-case",
         "1 Network configuration format",
         Should,
@@ -322,6 +330,33 @@ fn add_k8s_args(subject: &Arc<Subject>) -> Verdict {
     let result = scene.add(&attachment)?;
     scene.check(&attachment, &result)?.success()?;
     scene.del(&attachment, &result)
+}
+
+fn args_malformed(subject: &Arc<Subject>) -> Verdict {
+    let scene = Scene::new(subject)?;
+    scene.settled()?;
+    for (number, args) in ["novalue", ";;;", "=", "a=b=c"].iter().enumerate() {
+        let attachment = scene.attachment(&format!("c{number}"))?;
+        let (before, inside) = (scene.host.inventory()?, attachment.container.inventory()?);
+        let output = scene.call("ADD", &attachment).env("CNI_ARGS", *args).run()?;
+        if output.code == Some(0) {
+            let result = output.result()?;
+            let wrong = faults(&result, &scene.version, subject.profile.kind == Kind::Ipam);
+            if !wrong.is_empty() {
+                return Err(output.failure(wrong.join("; ")));
+            }
+            scene.del(&attachment, &result)?;
+        } else {
+            // All else is as it should be, so it is these that the error has to be about.
+            let error = output.error()?;
+            if !format!("{} {}", error.msg, error.details).contains("ARGS") {
+                return Err(output.failure("the error does not name CNI_ARGS"));
+            }
+        }
+        scene.host_is(&before)?;
+        as_before(&scene, &attachment, &inside)?;
+    }
+    Ok(())
 }
 
 fn add_case(subject: &Arc<Subject>) -> Verdict {

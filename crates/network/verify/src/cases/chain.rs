@@ -94,10 +94,12 @@ fn chain_passes(subject: &Arc<Subject>) -> Verdict {
     if subject.profile.name != "sbr" && !routes(&after).starts_with(&routes(&before)) {
         return Err(Unmet::fail("routes were changed or inserted").with("before", &before).with("after", &after));
     }
-    let names = |result: &Value| -> Vec<Value> {
-        result["interfaces"].as_array().into_iter().flatten().map(|interface| interface["name"].clone()).collect()
+    // A later version of the specification may say more about an interface, such as its MTU.
+    let interfaces = |result: &Value| -> Vec<[Value; 3]> {
+        let of = |interface: &Value| ["name", "mac", "sandbox"].map(|key| interface[key].clone());
+        result["interfaces"].as_array().into_iter().flatten().map(of).collect()
     };
-    let (old, new) = (names(&before), names(&after));
+    let (old, new) = (interfaces(&before), interfaces(&after));
     if new.starts_with(&old) {
         return Ok(());
     }

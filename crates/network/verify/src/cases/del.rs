@@ -16,16 +16,33 @@ pub(super) const TEMPLATES: &[Template] = &[
     template("DEL/leaves-nothing", "2 DEL", Must, "after DEL host and container are as before ADD", all, del_clean),
     template("DEL/prints-nothing", "2 DEL", Should, "DEL prints nothing on standard output", all, del_quiet),
     template("DEL/twice", "2 DEL", Must, "a second DEL succeeds", all, del_twice),
-    template("DEL/never-added", "2 DEL", Must, "DEL of what was never added succeeds", all, del_never),
+    template(
+        "DEL/never-added",
+        "2 DEL",
+        Must,
+        "DEL of what was never added succeeds and changes nothing",
+        all,
+        del_never,
+    ),
     template("DEL/without-result", "2 DEL", Must, "DEL without prevResult succeeds and cleans up", all, |subject| {
         del_unusual(subject, |attachment, _| {
             without_result(attachment);
             Ok(())
         })
     }),
-    template("DEL/null-result", "2 DEL", Should, "DEL with a prevResult of null succeeds", all, |subject| {
-        del_unusual_loose(subject, |attachment| attachment.config["prevResult"] = Value::Null)
-    }),
+    template(
+        "DEL/null-result",
+        "2 DEL",
+        Should,
+        "DEL with a prevResult of null succeeds and cleans up",
+        all,
+        |subject| {
+            del_unusual(subject, |attachment, _| {
+                attachment.config["prevResult"] = Value::Null;
+                Ok(())
+            })
+        },
+    ),
     template(
         "DEL/netns-empty",
         "2 DEL",
@@ -120,9 +137,13 @@ fn del_twice(subject: &Arc<Subject>) -> Verdict {
 
 fn del_never(subject: &Arc<Subject>) -> Verdict {
     let scene = Scene::new(subject)?;
+    scene.settled()?;
     let mut attachment = scene.attachment("c1")?;
+    let (before, inside) = (scene.host.inventory()?, attachment.container.inventory()?);
     without_result(&mut attachment);
-    scene.call("DEL", &attachment).run()?.success()
+    scene.call("DEL", &attachment).run()?.success()?;
+    scene.host_is(&before)?;
+    scene.container_is(&attachment.container, &inside)
 }
 
 /// ADD, some change, then DEL, which must succeed and clean up the host.
@@ -132,10 +153,8 @@ fn del_unusual(subject: &Arc<Subject>, change: impl Fn(&mut Attachment, &Scene) 
     let mut attachment = scene.attachment("c1")?;
     let before = scene.host.inventory()?;
     let result = scene.add(&attachment)?;
-    let chained = attachment.config["prevResult"].is_object();
     attachment.config["prevResult"] = result;
     change(&mut attachment, &scene)?;
-    let _ = chained;
     scene.call("DEL", &attachment).run()?.success()?;
     if subject.profile.name == "host-device" && attachment.container.link(&attachment.ifname)?.is_none() {
         // The device was deleted by hand: then it cannot come back.
@@ -143,12 +162,6 @@ fn del_unusual(subject: &Arc<Subject>, change: impl Fn(&mut Attachment, &Scene) 
         return if left.is_empty() { Ok(()) } else { Err(Unmet::fail(format!("left behind: {}", left.join("; ")))) };
     }
     scene.host_is(&before)
-}
-
-fn del_unusual_loose(subject: &Arc<Subject>, change: impl Fn(&mut Attachment)) -> Verdict {
-    let (scene, mut attachment, _) = added(subject)?;
-    change(&mut attachment);
-    scene.call("DEL", &attachment).run()?.success()
 }
 
 /// How a namespace is gone.
@@ -181,17 +194,10 @@ fn del_gone(subject: &Arc<Subject>, gone: Gone, with_result: bool) -> Verdict {
     if gone == Gone::Plain {
         fs_err::remove_file(&attachment.container.path)?;
     }
-    // With the namespace go the container's ends of pairs, and with those the host's ends; devices come back by the
-    // kernel's hand, or are destroyed if they were virtual.
-    let lost = |line: &String| {
-        let virtual_link = ["up", "d", "m"].iter().any(|prefix| line[2..].starts_with(&format!("link {prefix}")));
-        let of_link =
-            line[2..].starts_with("address ") || line[2..].starts_with("route ") || line[2..].starts_with("qdisc ");
-        line.starts_with("- ") && (virtual_link || of_link)
-    };
+    // With the namespace goes what was in it, and with the container's end of a pair the host's end.
+    let own = scene.own_links(&attachment);
     crate::host::eventually(std::time::Duration::from_secs(3), || {
-        let mut difference = before.difference(&scene.host.inventory()?);
-        difference.retain(|line| !lost(line) && !line[2..].starts_with("link d"));
+        let difference = went_along(before.difference(&scene.host.inventory()?), &own);
         if difference.is_empty() {
             return Ok(());
         }
@@ -199,17 +205,32 @@ fn del_gone(subject: &Arc<Subject>, gone: Gone, with_result: bool) -> Verdict {
     })
 }
 
+/// A difference without the suite's own links that went, and what went with them.
+fn went_along(mut difference: Vec<String>, own: &[String]) -> Vec<String> {
+    difference.retain(|line| {
+        !(line.starts_with("- ") && link_of(line).is_some_and(|link| own.iter().any(|own| own == link)))
+    });
+    difference
+}
+
+/// The link that a line of a difference is about.
+fn link_of(line: &str) -> Option<&str> {
+    let mut words = line.split_whitespace().skip(1);
+    match words.next()? {
+        "link" | "address" => words.next(),
+        "route" | "qdisc" => words.find(|word| *word == "dev").and_then(|_| words.next()),
+        _ => None,
+    }
+}
+
 fn del_other(subject: &Arc<Subject>) -> Verdict {
     let (scene, first, result) = added(subject)?;
     scene.ipam_hands_out("result", &[("10.77.0.6/24", "10.77.0.1", None)], &[])?;
     let second = scene.attachment("c2")?;
-    let other = if subject.profile.name == "static" { result.clone() } else { scene.add(&second)? };
+    let other = scene.add(&second)?;
     scene.del(&first, &result)?;
-    if subject.profile.name != "static" {
-        scene.check(&second, &other)?.success()?;
-        scene.del(&second, &other)?;
-    }
-    Ok(())
+    scene.check(&second, &other)?.success()?;
+    scene.del(&second, &other)
 }
 
 fn del_other_interface(subject: &Arc<Subject>) -> Verdict {
@@ -224,4 +245,31 @@ fn del_other_interface(subject: &Arc<Subject>) -> Verdict {
     scene.del(&first, &result)?;
     interface(&second)?;
     scene.check(&second, &other)?.success()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_suites_own_links_may_go_with_a_namespace() {
+        let own = ["up6".to_owned(), "dc1".to_owned()];
+        let lines = |lines: &[&str]| lines.iter().map(|&line| line.to_owned()).collect::<Vec<_>>();
+        let gone = lines(&[
+            "- link up6 veth mtu 1500 master - up promiscuity 0 allmulti 0 qlen 1000",
+            "- address up6 10.78.0.1/24",
+            "- route -4 10.78.0.0/24 table - dev up6 via -",
+            "- qdisc qdisc noqueue 0: dev dc1 root refcnt 2",
+        ]);
+        assert!(went_along(gone, &own).is_empty());
+        let damage = lines(&[
+            "+ link dc1 veth mtu 1500 master - down promiscuity 0 allmulti 0 qlen 1000",
+            "- address cni0 10.77.0.1/24",
+            "- file /run/verify/held/c2.eth0",
+            "- link dummy0 dummy mtu 1500 master - up promiscuity 0 allmulti 0 qlen 1000",
+            "- qdisc qdisc tbf 1: dev m0 root",
+            "- route -4 10.77.0.0/24 table - dev cni0 via -",
+        ]);
+        assert_eq!(went_along(damage.clone(), &own), damage);
+    }
 }

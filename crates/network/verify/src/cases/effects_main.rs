@@ -6,6 +6,7 @@ use outrigger_verify_report::{Level, Unmet, Verdict};
 use serde_json::{Value, json};
 
 use super::effects::{changed, effect, ensure, refuses};
+use super::effects_rules::{MASQUERADE_GC, MASQUERADE_NFTABLES, MASQUERADE_NFTABLES_GC};
 use crate::profile::{Effect, device};
 use crate::scene::{Attachment, Scene, Subject};
 
@@ -260,6 +261,9 @@ pub(crate) const BRIDGE: &[Effect] = &[
         "DEL takes the rules of ipMasq away when the namespace is gone",
         masquerade_without_netns,
     ),
+    MASQUERADE_GC,
+    MASQUERADE_NFTABLES,
+    MASQUERADE_NFTABLES_GC,
     effect("effects/mac-spoof-check", Must, "macspoofchk makes rules, and DEL takes them away", |subject| {
         let scene = Scene::new(subject)?;
         let mut warm = scene.attachment("warm-up")?;
@@ -312,6 +316,9 @@ pub(crate) const PTP: &[Effect] = &[
         "DEL takes the rules of ipMasq away when the namespace is gone",
         masquerade_without_netns,
     ),
+    MASQUERADE_GC,
+    MASQUERADE_NFTABLES,
+    MASQUERADE_NFTABLES_GC,
     effect("effects/ipam-is-wanted", Must, "a configuration without ipam is refused", |subject| {
         refuses(subject, |config| drop(config.as_object_mut().map(|config| config.remove("ipam")))).map(drop)
     }),

@@ -6,6 +6,7 @@ use outrigger_verify_report::{Level, Unmet, Verdict};
 use serde_json::{Value, json};
 
 use super::effects::{changed, effect, ensure, refuses};
+use super::effects_rules::{FIREWALL_NFTABLES, NFTABLES_GC, PORTMAP_NFTABLES, PORTMAP_NFTABLES_REACHES};
 use crate::profile::Effect;
 use crate::scene::{Attachment, Scene, Subject};
 
@@ -15,12 +16,12 @@ fn rules(scene: &Scene) -> Result<String, Unmet> {
     scene.host.sh("nft list ruleset")
 }
 
-fn mapping(mapping: Value) -> impl Fn(&mut Value) {
+pub(super) fn mapping(mapping: Value) -> impl Fn(&mut Value) {
     move |config| config["runtimeConfig"] = json!({ "portMappings": [mapping] })
 }
 
 /// ADD makes rules that hold a text; DEL takes them away again.
-fn rules_come_and_go(subject: &Arc<Subject>, change: impl Fn(&mut Value), wanted: &[&str]) -> Verdict {
+pub(super) fn rules_come_and_go(subject: &Arc<Subject>, change: impl Fn(&mut Value), wanted: &[&str]) -> Verdict {
     let scene = Scene::new(subject)?;
     for family in ["warm-up", "c1"] {
         let mut attachment = scene.attachment(family)?;
@@ -109,9 +110,12 @@ pub(crate) const PORTMAP: &[Effect] = &[
             let (scene, attachment) =
                 changed(subject, mapping(json!({ "hostPort": 8127, "containerPort": 80, "protocol": "tcp" })))?;
             scene.add(&attachment)?;
-            reach(&scene, &attachment)
+            reach(&scene, &attachment, 8127)
         },
     ),
+    PORTMAP_NFTABLES,
+    PORTMAP_NFTABLES_REACHES,
+    NFTABLES_GC,
     effect("effects/port-out-of-range", Must, "a host port above 65535 is refused", |subject| {
         refuses(subject, mapping(json!({ "hostPort": 70000, "containerPort": 80, "protocol": "tcp" }))).map(drop)
     }),
@@ -127,8 +131,8 @@ pub(crate) const PORTMAP: &[Effect] = &[
     }),
 ];
 
-/// Listens in the container and connects from the host to its own port; python is what every host of tests has.
-fn reach(scene: &Scene, attachment: &Attachment) -> Verdict {
+/// Listens in the container and connects from the host to a port of its own; python is what every host of tests has.
+pub(super) fn reach(scene: &Scene, attachment: &Attachment, port: u16) -> Verdict {
     if scene.host.sh("command -v python3 >/dev/null").is_err() {
         return Err(Unmet::skip("python3 is wanted for the far end"));
     }
@@ -143,7 +147,7 @@ assert libc.setns(there, 0x40000000) == 0
 server = socket.socket(); server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 server.bind(("0.0.0.0", 80)); server.listen(1); server.settimeout(5)
 assert libc.setns(home, 0x40000000) == 0
-client = socket.create_connection(("10.78.0.1", 8127), timeout=5)
+client = socket.create_connection(("10.78.0.1", {port}), timeout=5)
 conn, _ = server.accept(); conn.sendall(b"hello"); assert client.recv(5) == b"hello"
 "#,
         attachment.container.path.display()
@@ -191,6 +195,8 @@ pub(crate) const FIREWALL: &[Effect] = &[
     effect("effects/backend-unknown", Should, "an unknown backend is refused", |subject| {
         refuses(subject, |config| config["backend"] = json!("abacus")).map(drop)
     }),
+    FIREWALL_NFTABLES,
+    NFTABLES_GC,
     effect("effects/policy-unknown", Should, "an unknown ingressPolicy is refused", |subject| {
         refuses(subject, |config| config["ingressPolicy"] = json!("maybe")).map(drop)
     }),

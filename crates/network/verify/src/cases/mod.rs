@@ -7,6 +7,7 @@ mod del;
 pub(crate) mod effects;
 mod effects_main;
 mod effects_meta;
+mod effects_rules;
 mod gc;
 mod ipam;
 mod lifecycle;
