@@ -13,7 +13,6 @@
 //! (the clock of modification times is too coarse to tell two changes apart by itself). With a broken seal all address
 //! files are read once and the index is corrected.
 
-use std::collections::HashMap;
 use std::ffi::CString;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -80,10 +79,13 @@ impl Index {
         self.complete = write(dir, &name(owner), &target(addresses)).is_ok();
     }
 
-    /// Corrects the whole index.
-    pub(super) fn replace(&mut self, all: &HashMap<Owner, Vec<IpAddr>>) {
-        let Some(dir) = &self.dir else { return };
-        self.complete = replace(dir, all).is_ok();
+    /// Corrects the whole index by the address files: `taken` are those that there are, sorted, and `owner` reads one.
+    /// Nothing that is read is kept: a host may have many thousands. False if there is no index, or none that can be
+    /// written; then not all files were read.
+    pub(super) fn correct(&mut self, taken: &[IpAddr], owner: impl FnMut(IpAddr) -> Option<Owner>) -> bool {
+        let Some(dir) = &self.dir else { return false };
+        self.complete = correct(dir, taken, owner).is_ok();
+        self.complete
     }
 
     /// Seals what was written, unless something could not be.
@@ -161,21 +163,42 @@ fn remove(dir: &OwnedFd, name: &str) -> Result<(), Errno> {
     }
 }
 
-fn replace(dir: &OwnedFd, all: &HashMap<Owner, Vec<IpAddr>>) -> Result<(), Errno> {
-    let mut missing: HashMap<String, String> =
-        all.iter().map(|(owner, addresses)| (name(owner), target(addresses))).collect();
+fn correct(dir: &OwnedFd, taken: &[IpAddr], mut owner: impl FnMut(IpAddr) -> Option<Owner>) -> Result<(), Errno> {
+    let mut found = vec![false; taken.len()];
     for entry in fs::Dir::read_from(dir)? {
         let entry = entry?;
-        let Ok(name) = entry.file_name().to_str() else { continue };
-        if name.starts_with('.') {
+        let Ok(link) = entry.file_name().to_str() else { continue };
+        if link.starts_with('.') {
             continue;
         }
-        // What is right is left alone.
-        if missing.get(name).is_some_and(|target| read(dir, name).is_ok_and(|present| present == *target)) {
-            missing.remove(name);
+        // What is right is left alone, and its addresses need not be looked at again.
+        let mut places = Vec::new();
+        let is_right = read(dir, link).is_ok_and(|target| {
+            target.split(',').all(|address| {
+                let Ok(address) = address.parse::<IpAddr>() else { return false };
+                let Ok(place) = taken.binary_search(&address) else { return false };
+                let is_new = !places.contains(&place);
+                places.push(place);
+                is_new && owner(address).is_some_and(|owner| name(&owner) == link)
+            })
+        });
+        if is_right {
+            for place in places {
+                found[place] = true;
+            }
         } else {
-            remove(dir, name)?;
+            remove(dir, link)?;
         }
     }
-    missing.iter().try_for_each(|(name, target)| write(dir, name, target))
+    for (address, _) in taken.iter().zip(&found).filter(|(_, found)| !**found) {
+        let Some(owner) = owner(*address) else { continue };
+        let link = name(&owner);
+        let target = match read(dir, &link) {
+            Ok(target) => format!("{target},{address}"),
+            Err(Errno::NOENT) => address.to_string(),
+            Err(error) => return Err(error),
+        };
+        write(dir, &link, &target)?;
+    }
+    Ok(())
 }

@@ -10,7 +10,7 @@
 //! takes back belonged to a container that the power failure took as well, and one that it brings back (or leaves empty)
 //! is taken until GC finds it without an owner. Flushing would cost more than all the rest of ADD.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::DirBuilder;
 use std::io;
 use std::net::IpAddr;
@@ -102,7 +102,7 @@ impl Store {
         {
             return Ok(addresses);
         }
-        Ok(self.correct_index()?.remove(owner).unwrap_or_default())
+        self.correct_index(Some(owner))
     }
 
     /// Takes an address that was asked for by name; false if it is taken already.
@@ -170,21 +170,20 @@ impl Store {
     /// no plugin is about to write that name. How many addresses these were.
     pub fn retain(&mut self, valid: impl Fn(&Owner) -> bool) -> Result<usize, StoreError> {
         let addresses: Vec<IpAddr> = self.addresses()?.collect();
-        let mut kept: HashMap<Owner, Vec<IpAddr>> = HashMap::new();
         let mut count = 0;
         let mut first_error = None;
         for address in addresses {
-            match self.owner(address) {
-                Some(owner) if valid(&owner) => kept.entry(owner).or_default().push(address),
-                _ => match self.unlink(address) {
-                    Ok(()) => count += 1,
-                    // A directory of such a name, say: the others are still to be done.
-                    Err(error) => first_error = first_error.or(Some(error)),
-                },
+            if self.owner(address).is_some_and(|owner| valid(&owner)) {
+                continue;
+            }
+            match self.unlink(address) {
+                Ok(()) => count += 1,
+                // A directory of such a name, say: the others are still to be done.
+                Err(error) => first_error = first_error.or(Some(error)),
             }
         }
-        self.index.replace(&kept);
-        first_error.map_or(Ok(count), Err)
+        let corrected = self.correct_index(None);
+        first_error.or(corrected.err()).map_or(Ok(count), Err)
     }
 
     /// Gives back what was taken before the machine was started, if that has not been done since. `boot` is the id of
@@ -204,7 +203,7 @@ impl Store {
                         count += 1;
                     }
                 }
-                self.correct_index()?;
+                self.correct_index(None)?;
             }
         }
         self.index.set_boot(boot).map_err(|error| failed("note the boot id in the index of", &self.path, error))?;
@@ -298,7 +297,7 @@ impl Store {
 
     /// Who holds an address; none if nobody does or its file does not say.
     fn owner(&self, address: IpAddr) -> Option<Owner> {
-        Owner::parse(&read(&self.dir, &address.to_string())?)
+        owner(&self.dir, address)
     }
 
     /// Every address that has a file.
@@ -306,16 +305,25 @@ impl Store {
         addresses(&self.dir).map_err(|error| failed("list", &self.path, error))
     }
 
-    /// Reads all address files, corrects the index, and says who holds what.
-    fn correct_index(&mut self) -> Result<HashMap<Owner, Vec<IpAddr>>, StoreError> {
-        let mut all: HashMap<Owner, Vec<IpAddr>> = HashMap::new();
-        for address in self.addresses()? {
-            if let Some(owner) = self.owner(address) {
-                all.entry(owner).or_default().push(address);
+    /// Reads all address files, corrects the index, and says what this owner holds.
+    fn correct_index(&mut self, wanted: Option<&Owner>) -> Result<Vec<IpAddr>, StoreError> {
+        let mut taken: Vec<IpAddr> = self.addresses()?.collect();
+        taken.sort_unstable();
+        let mut held = Vec::new();
+        let dir = &self.dir;
+        let mut owner = |address: IpAddr| {
+            let owner = owner(dir, address);
+            if owner.is_some() && owner.as_ref() == wanted && !held.contains(&address) {
+                held.push(address);
+            }
+            owner
+        };
+        if !self.index.correct(&taken, &mut owner) {
+            for address in &taken {
+                owner(*address);
             }
         }
-        self.index.replace(&all);
-        Ok(all)
+        Ok(held)
     }
 
     #[cfg(test)]
@@ -401,6 +409,10 @@ fn read(dir: &OwnedFd, name: &str) -> Option<Vec<u8>> {
     Some(content)
 }
 
+fn owner(dir: &OwnedFd, address: IpAddr) -> Option<Owner> {
+    Owner::parse(&read(dir, &address.to_string())?)
+}
+
 fn addresses(dir: &OwnedFd) -> Result<impl Iterator<Item = IpAddr> + use<>, Errno> {
     let mut found = Vec::new();
     for entry in fs::Dir::read_from(dir)? {
@@ -432,6 +444,54 @@ fn failed(operation: &'static str, path: impl Into<PathBuf>, source: impl Into<i
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrong_index_is_corrected() {
+        let dir = tempfile::tempdir().unwrap();
+        let net = dir.path().join("net");
+        let index = dir.path().join(".outrigger/net");
+        for path in [&net, &index] {
+            DirBuilder::new().recursive(true).create(path).unwrap();
+        }
+        for (address, id) in [("10.0.0.2", "a"), ("10.0.0.3", "a"), ("10.0.0.4", "b"), ("10.0.0.5", "right")] {
+            fs_err::write(net.join(address), Owner::new(id, "eth0").content()).unwrap();
+        }
+        fs_err::write(net.join("10.0.0.6"), "").unwrap();
+        for (link, target) in [
+            ("a:eth0", "10.0.0.2"),
+            ("b:eth0", "10.0.0.4,10.0.0.9"),
+            ("other:eth0", "10.0.0.4"),
+            ("junk:eth0", "junk"),
+            ("nobody:eth0", "10.0.0.6"),
+            ("right:eth0", "10.0.0.5"),
+        ] {
+            std::os::unix::fs::symlink(target, index.join(link)).unwrap();
+        }
+        fs_err::write(index.join("file:eth0"), "").unwrap();
+        for _ in 0..2 {
+            let mut store = Store::open(dir.path(), "net").unwrap().unwrap();
+            let mut held = |id| store.held(&Owner::new(id, "eth0")).unwrap();
+            assert_eq!(held("b"), [IpAddr::from([10, 0, 0, 4])]);
+            assert_eq!(held("a"), [IpAddr::from([10, 0, 0, 2]), IpAddr::from([10, 0, 0, 3])]);
+            assert_eq!(held("other"), Vec::<IpAddr>::new());
+            assert!(store.index_is_complete());
+            drop(store);
+            let mut links: Vec<_> = fs_err::read_dir(&index)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .map(|path| {
+                    format!("{} {}", path.file_name().unwrap().display(), fs_err::read_link(&path).unwrap().display())
+                })
+                .collect();
+            links.sort();
+            assert_eq!(links, ["a:eth0 10.0.0.2,10.0.0.3", "b:eth0 10.0.0.4", "right:eth0 10.0.0.5"]);
+        }
+        // Without an index that could be written, the files alone tell.
+        fs_err::remove_dir_all(dir.path().join(".outrigger")).unwrap();
+        fs_err::write(dir.path().join(".outrigger"), "").unwrap();
+        let mut store = Store::open(dir.path(), "net").unwrap().unwrap();
+        assert_eq!(store.held(&Owner::new("a", "eth0")).unwrap().len(), 2);
+    }
 
     #[test]
     fn file_systems_without_nameless_files() {
