@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::event::{Timespec, poll};
 use serde_json::Value;
 
-use super::Options;
 use super::driver::{Attachment, Host, Target, create_netns, remove_netns};
 use super::rows::{ROWS, Row};
 use super::table::{Table, ratio};
+use super::{Options, fill};
 
 /// Where strace writes; the directory is the run's own.
 const TRACE: &str = "/run/bench.trace";
@@ -53,12 +53,50 @@ pub(crate) fn run(options: &Options, targets: &[Target]) -> Result<()> {
         }
     }
     table.print();
+    if options.wants_row("host-local") {
+        filled(targets)?;
+    }
     Ok(())
+}
+
+/// Addresses that host-local has to look through.
+const ADDRESSES: usize = 10_000;
+
+/// What host-local needs where many addresses are taken: the first ADD knows nothing of them yet.
+fn filled(targets: &[Target]) -> Result<()> {
+    let mut head = vec!["command".to_owned()];
+    head.extend(targets.iter().map(|target| target.label.clone()));
+    let title = format!("Peak resident memory of host-local with {ADDRESSES} addresses, in MB");
+    let mut table = Table::new(&title, head);
+    let mut columns = Vec::new();
+    for target in targets {
+        let host = fill::filled(target, ADDRESSES, "weigh")?;
+        let mut peaks = Vec::new();
+        for index in 0..2 {
+            let attachment = fill::alone(target, &host, index);
+            let (result, added) = weigh(&attachment, "ADD", &Value::Null)?;
+            ensure!(result["ips"].is_array(), "{}: no address: {result}", target.label);
+            peaks.push(added);
+            peaks.push(weigh(&attachment, "DEL", &result)?.1);
+        }
+        columns.push(peaks);
+    }
+    for (number, command) in ["first ADD", "first DEL", "second ADD", "second DEL"].iter().enumerate() {
+        let mut cells = vec![(*command).to_owned()];
+        cells.extend(columns.iter().map(|peaks| megabytes(peaks[number])));
+        table.row(cells);
+    }
+    table.print();
+    Ok(())
+}
+
+fn megabytes(kib: u64) -> String {
+    format!("{:.1}", float(kib) * 1024.0 / 1e6)
 }
 
 fn cell(counted: Option<&Counted>) -> String {
     let Some(counted) = counted else { return "–".into() };
-    format!("{} / {} / {:.1}", counted.programs, counted.calls, float(counted.peak) * 1024.0 / 1e6)
+    format!("{} / {} / {}", counted.programs, counted.calls, megabytes(counted.peak))
 }
 
 fn float(count: u64) -> f64 {

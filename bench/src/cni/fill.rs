@@ -65,9 +65,25 @@ fn rows(table: &mut Table, targets: &[Target], title: &str, mut measured: Vec<Op
     }
 }
 
-/// host-local alone, with this many addresses taken by others: files as it and others write them.
+/// host-local alone, with this many addresses taken by others.
 fn addresses(options: &Options, target: &Target, taken: usize) -> Result<[Series; 2]> {
-    let host = Host::new(&format!("fill-{taken}-{}", target.label))?;
+    let host = filled(target, taken, "fill")?;
+    let mut series = <[Series; 2]>::default();
+    for index in 0..=options.n.min(30) {
+        let attachment = alone(target, &host, index);
+        let (added, result) = attachment.add(&plain)?;
+        let deleted = attachment.del(&plain, &result)?;
+        if index > 0 {
+            series[0].push(&added);
+            series[1].push(&deleted);
+        }
+    }
+    Ok(series)
+}
+
+/// A host with this many addresses taken by others: files as host-local and others write them.
+pub(super) fn filled(target: &Target, taken: usize, prefix: &str) -> Result<Host> {
+    let host = Host::new(&format!("{prefix}-{taken}-{}", target.label))?;
     let directory = format!("{}/bench", host.data_dir);
     fs_err::create_dir_all(&directory)?;
     for number in 0..taken {
@@ -77,22 +93,16 @@ fn addresses(options: &Options, target: &Target, taken: usize) -> Result<[Series
             fs_err::write(format!("{directory}/last_reserved_ip.0"), address.to_string())?;
         }
     }
-    let mut series = <[Series; 2]>::default();
-    let scope = Scope { data_dir: &host.data_dir, index: 0, ours: target.ours };
-    let ipam = host_local(&scope, &["10.5.0.0/16"]);
-    for index in 0..=options.n.min(30) {
-        // The IPAM plugin looks at `ipam` only; it is called here as a main plugin would.
-        let chain = vec![json!({ "type": "host-local", "ipam": ipam })];
-        let id = format!("fill-c{index}");
-        let attachment = Attachment { target, chain, netns: netns_path(&id), id };
-        let (added, result) = attachment.add(&plain)?;
-        let deleted = attachment.del(&plain, &result)?;
-        if index > 0 {
-            series[0].push(&added);
-            series[1].push(&deleted);
-        }
-    }
-    Ok(series)
+    Ok(host)
+}
+
+/// A container with an address and nothing else.
+pub(super) fn alone<'a>(target: &'a Target, host: &Host, index: usize) -> Attachment<'a> {
+    let scope = Scope { data_dir: &host.data_dir, index, ours: target.ours };
+    // The IPAM plugin looks at `ipam` only; it is called here as a main plugin would.
+    let chain = vec![json!({ "type": "host-local", "ipam": host_local(&scope, &["10.5.0.0/16"]) })];
+    let id = format!("fill-c{index}");
+    Attachment { target, chain, netns: netns_path(&id), id }
 }
 
 /// A chain with portmap, with this many ports mapped by others; none if the target refuses the chain.

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use outrigger_testing::ScratchDir;
-use serde_json::Value;
+use outrigger_testing::{NetHost, ScratchDir};
+use serde_json::{Value, json};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_outrigger-cni");
 
@@ -371,21 +371,81 @@ fn as_shipped_it_is_small() {
     files.sort_by_key(MetadataExt::ino);
     files.dedup_by_key(|file| file.ino());
     let size: u64 = files.iter().map(|file| file.blocks() * 512).sum();
-    let rss = peak_memory(&dir.join("bridge")).unwrap();
+    let mut process = Command::new(dir.join("bridge"));
+    process.env("CNI_COMMAND", "VERSION");
+    let (rss, answer) = peak_memory(process, "").unwrap();
+    assert!(answer.contains("supportedVersions"), "{answer}");
     eprintln!("directory: {size} bytes; VERSION: {rss} KiB at most");
     assert!(size <= 4 << 20, "the directory has {size} bytes");
-    assert!(rss <= 3 << 10, "VERSION took {rss} KiB");
+    assert!(rss <= MEMORY, "VERSION took {rss} KiB");
     // Static: no loader, no libraries that a host could lack.
     assert!(!fs_err::read(&binary).unwrap().windows(11).any(|window| window == b"/ld-linux-x"));
 }
 
-/// The peak resident set in KiB of a plugin that answers VERSION, as it is when it writes its answer: that is its last
-/// act, and it waits there because the pipe is full.
-fn peak_memory(plugin: &Path) -> Result<u64> {
+/// What a plugin may have in memory at most, in KiB.
+const MEMORY: u64 = 3 << 10;
+
+#[test]
+fn as_shipped_it_needs_little_memory() {
+    let Some(binary) = shipped() else {
+        eprintln!("SKIPPED as_shipped_it_needs_little_memory: scripts/build-cni.sh has not been run");
+        return;
+    };
+    if !NetHost::available() {
+        eprintln!("SKIPPED as_shipped_it_needs_little_memory: it makes network namespaces, which needs root");
+        return;
+    }
+    let scratch = ScratchDir::new().unwrap();
+    let dir = scratch.path();
+    assert!(Command::new(&binary).arg("install").arg(dir).status().unwrap().success());
+    let ipam =
+        json!({ "type": "host-local", "ranges": [[{ "subnet": "10.5.0.0/16" }], [{ "subnet": "fd00:5::/64" }]] });
+    let bridge = json!({ "type": "bridge", "isDefaultGateway": true, "ipMasq": true, "ipam": ipam });
+    let mappings = [80, 53].map(|port| json!({ "hostPort": 8000 + port, "containerPort": port, "protocol": "tcp" }));
+    let limits =
+        json!({ "ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 8_000_000, "egressBurst": 800_000 });
+    let chain = json!({ "type": "outrigger", "capabilities": { "portMappings": true, "bandwidth": true },
+        "runtimeConfig": { "portMappings": mappings, "bandwidth": limits },
+        "plugins": [bridge, { "type": "portmap", "capabilities": { "portMappings": true } }, { "type": "firewall" },
+            { "type": "bandwidth", "capabilities": { "bandwidth": true } }, { "type": "tuning", "mtu": 1400 }] });
+    let host_local = json!({ "type": "host-local", "ipam": ipam });
+    // An address each in a file of its own, as host-local and the original keep them.
+    let taken = "mkdir -p /var/lib/cni/networks/net; cd /var/lib/cni/networks/net; i=0; while [ $i -lt 10000 ]; do \
+        printf 'other%s\\r\\neth0' $i > 10.5.$((i / 250)).$((i % 250 + 2)); i=$((i + 1)); done; \
+        printf 10.5.39.251 > last_reserved_ip.0";
+    for (what, setup, config) in [
+        ("bridge", "true", bridge.clone()),
+        ("the fast chain", "true", chain),
+        ("host-local, 10,000 addresses", taken, host_local),
+    ] {
+        let host = NetHost::new().unwrap();
+        let netns = host.container("c1").unwrap();
+        host.sh(setup).unwrap();
+        let mut config = config;
+        config["cniVersion"] = "1.0.0".into();
+        config["name"] = "net".into();
+        let plugin = dir.join(config["type"].as_str().unwrap());
+        // The first ADD, which makes what all share, or knows nothing of the addresses yet.
+        let process = host.plugin(&plugin, "ADD", "c1", &netns, "eth0");
+        let (added, answer) = peak_memory(process, &config.to_string()).unwrap();
+        config["prevResult"] = serde_json::from_str(&answer).unwrap();
+        assert!(config["prevResult"]["ips"][0]["address"].as_str().is_some(), "{answer}");
+        eprintln!("{what}: {added} KiB at most");
+        assert!(added <= MEMORY, "ADD of {what} took {added} KiB");
+        NetHost::call(&mut host.plugin(&plugin, "DEL", "c1", &netns, "eth0"), &config).unwrap().ok().unwrap();
+    }
+}
+
+/// The peak resident set in KiB of a plugin, as it is when it writes its answer, and that answer: it is its last act, and
+/// it waits there because the pipe is full.
+fn peak_memory(mut process: Command, input: &str) -> Result<(u64, String)> {
     let (mut reader, mut writer) = std::io::pipe()?;
     rustix::pipe::fcntl_setpipe_size(&writer, 4096)?;
     writer.write_all(&[b' '; 4096])?;
-    let mut child = Command::new(plugin).env("CNI_COMMAND", "VERSION").stdin(Stdio::null()).stdout(writer).spawn()?;
+    let mut child = process.stdin(Stdio::piped()).stdout(writer).spawn()?;
+    // Its copy of the pipe's end would keep the pipe open.
+    drop(process);
+    child.stdin.take().context("stdin")?.write_all(input.as_bytes())?;
     let proc = PathBuf::from(format!("/proc/{}", child.id()));
     let deadline = Instant::now() + Duration::from_secs(10);
     // Its system call is write once it waits. The kernel gives no event for that.
@@ -399,6 +459,6 @@ fn peak_memory(plugin: &Path) -> Result<u64> {
     let peak = peak.trim().trim_end_matches(" kB").parse()?;
     let mut answer = String::new();
     reader.read_to_string(&mut answer)?;
-    ensure!(child.wait()?.success() && answer.contains("supportedVersions"), "{answer}");
-    Ok(peak)
+    ensure!(child.wait()?.success(), "{answer}");
+    Ok((peak, answer))
 }
