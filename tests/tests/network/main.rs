@@ -10,6 +10,7 @@ mod dhcp;
 mod guest;
 mod interchange;
 mod interfaces;
+mod legacy;
 mod meta;
 mod owners;
 mod rules;

@@ -7,6 +7,7 @@ use outrigger_netlink::nft::{Expr, MetaKey, NewRule, Rule, TableRef, Verdict, us
 
 use super::{Plan, memory};
 use crate::rules::iptables::{self as rules, Spec, filter};
+use crate::rules::legacy::{self, Doomed, Line};
 use crate::rules::{Kept, Owner, RuleSet, RuleView, network_key};
 
 const FORWARD: &str = "FORWARD";
@@ -218,6 +219,47 @@ pub(super) fn check(view: &mut RuleView<'_>, plan: &Plan) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Removes what the original made for these addresses through iptables-legacy. Its rules say no more of their container.
+pub(super) fn del_legacy(addresses: &[IpAddr]) -> Result<(), Error> {
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    let nets: Vec<String> = addresses.iter().map(|address| rules::host(*address).to_string()).collect();
+    let is_one = |line: &Line| {
+        let of = line.value("-s").or_else(|| line.value("-d"));
+        line.chain == CNI_FORWARD
+            && line.target() == Some("ACCEPT")
+            && of.is_some_and(|of| nets.iter().any(|net| net == of))
+    };
+    legacy::remove("filter", &Doomed { chains: &|_, _| false, lines: &is_one })
+}
+
+/// Whether the original made the rules through iptables-legacy.
+pub(super) fn is_in_legacy(plan: &Plan) -> Result<bool, Error> {
+    for v6 in [false, true] {
+        let addresses = plan.of_version(v6);
+        if addresses.is_empty() {
+            continue;
+        }
+        let Some(table) = legacy::table(v6, "filter")? else { return Ok(false) };
+        let accepts = |option: &str, net: &str| {
+            table.has(CNI_FORWARD, |line| line.target() == Some("ACCEPT") && line.value(option) == Some(net))
+        };
+        let nets = addresses.iter().map(|address| rules::host(*address).to_string());
+        let keeps_apart = |bridge: &String| {
+            table.has(STAGE_1, |line| line.value("-i") == Some(bridge) && line.target() == Some(STAGE_2))
+                && table.has(FORWARD, |line| line.target() == Some(STAGE_1))
+        };
+        if !table.has(FORWARD, |line| line.target() == Some(CNI_FORWARD))
+            || !nets.into_iter().all(|net| accepts("-s", &net) && accepts("-d", &net))
+            || !plan.isolation.iter().all(|(bridge, _)| keeps_apart(bridge))
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The bridges that a network's rules keep apart.

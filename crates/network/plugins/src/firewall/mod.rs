@@ -82,8 +82,11 @@ impl Plugin for Firewall<'_> {
               `nftables`: chain `forward` of table `inet outrigger_cni`; it cannot let through what the chain of another \
               table drops. With an `ingressPolicy`, packets from one bridge with a policy to another are dropped.",
         del: "removes the rules of the container's addresses, and those that are known to be the container's; needs neither \
-              its namespace nor `prevResult`. Rules that keep networks apart stay for the other containers of the network.",
-        check: "all rules that ADD makes must be there, in either layout.",
+              its namespace nor `prevResult`. Rules that keep networks apart stay for the other containers of the network. What the \
+              original made for the addresses of `prevResult` through iptables-legacy goes as well, by the tools of \
+              iptables-legacy, started only where the kernel has its tables.",
+        check: "all rules that ADD makes must be there, in either layout, or as the original makes them through \
+                iptables-legacy.",
         gc: "removes the rules of containers that are not in the list. When the list is empty and no port is left on the \
              bridge, it removes the rules that keep the network apart.",
         status: "not ready (50) if the kernel takes no rules, or if `backend` is `firewalld`.",
@@ -105,7 +108,10 @@ impl Plugin for Firewall<'_> {
         let backend = usable(self.0, call.conf.backend)?;
         if matches!(backend, Backend::Iptables) {
             let key = plan.owner.borrow().key();
-            self.0.rules().afterwards(move |made| memory::remember(&key, made));
+            self.0.rules().afterwards(move |made| {
+                memory::remember(&key, made);
+                Ok(())
+            });
         }
         self.0.rules().plan(move |view| match backend {
             Backend::Iptables => iptables::add(view, &plan),
@@ -119,7 +125,13 @@ impl Plugin for Firewall<'_> {
         let owner = Saved::new(owner(call));
         let addresses = call.net.prev_result.as_ref().map(addresses).unwrap_or_default();
         let key = owner.borrow().key();
-        self.0.rules().afterwards(move |_| memory::forget(&key));
+        self.0.rules().afterwards({
+            let addresses = addresses.clone();
+            move |_| {
+                memory::forget(&key);
+                iptables::del_legacy(&addresses)
+            }
+        });
         self.0.rules().plan(move |view| {
             iptables::del(view, owner.borrow(), &addresses)?;
             nftables::del(view, owner.borrow(), &addresses)
@@ -136,7 +148,10 @@ impl Plugin for Firewall<'_> {
         };
         let backend = usable(self.0, call.conf.backend)?;
         // The container may be older than the choice of the back end.
-        layout(backend).or_else(|error| layout(backend.other()).map_err(|_| error))
+        match layout(backend) {
+            Err(error) if layout(backend.other()).is_err() && !iptables::is_in_legacy(&plan)? => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn gc(&self, call: &Call<'_, FirewallConf>, valid: &[Attachment]) -> Result<(), Error> {
@@ -161,6 +176,7 @@ impl Plugin for Firewall<'_> {
         self.0.rules().afterwards(move |_| {
             let kept = Kept::new(&network, &valid);
             memory::forget_those(|key| kept.is_stale(key));
+            Ok(())
         });
         self.0.commit_rules()
     }

@@ -5,6 +5,7 @@
 //! marked before, in `CNI-HOSTPORT-SETMARK`, and masqueraded in `CNI-HOSTPORT-MASQ`, which is first in POSTROUTING.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use ipnet::IpNet;
 use outrigger_cni_sdk::{Attachment, Error};
@@ -13,7 +14,7 @@ use outrigger_netlink::nft::{NewRule, Rule, TableRef};
 
 use super::{Mapping, Plan};
 use crate::rules::iptables::{self as rules, Spec, nat};
-use crate::rules::{Kept, Owner, RuleSet, RuleView, chain_name};
+use crate::rules::{Kept, Owner, RuleSet, RuleView, chain_name, legacy};
 
 const DNAT: &str = "CNI-HOSTPORT-DNAT";
 const SETMARK: &str = "CNI-HOSTPORT-SETMARK";
@@ -74,10 +75,14 @@ pub(super) fn add(view: &mut RuleView<'_>, plan: &Plan, net: IpNet) -> Result<()
     Ok(())
 }
 
+/// The chains that a container may have, each behind the one that leads to it.
+pub(super) fn chains(network: &str, container_id: &str) -> [(&'static str, String); 2] {
+    [("DN-", DNAT), ("SN-", OLD_SNAT)].map(|(prefix, entry)| (entry, chain_name(prefix, network, container_id)))
+}
+
 pub(super) fn del(view: &mut RuleView<'_>, owner: Owner<'_>) -> Result<(), Error> {
     for v6 in [false, true] {
-        for (prefix, entry) in [("DN-", DNAT), ("SN-", OLD_SNAT)] {
-            let chain = chain_name(prefix, owner.network, owner.container_id);
+        for (entry, chain) in chains(owner.network, owner.container_id) {
             rules::remove_owned(view, nat(v6), entry, &chain, owner)?;
         }
     }
@@ -111,8 +116,31 @@ pub(super) fn check(view: &mut RuleView<'_>, plan: &Plan, net: IpNet) -> Result<
     Ok(())
 }
 
+/// Whether the original made the rules through iptables-legacy.
+pub(super) fn is_in_legacy(plan: &Plan, net: IpNet) -> Result<bool, Error> {
+    let v6 = net.addr().is_ipv6();
+    let Some(table) = legacy::table(v6, "nat")? else { return Ok(false) };
+    let chain = chain_name("DN-", &plan.network, &plan.container_id);
+    let is_mapped = |mapping: &Mapping| {
+        let host_port = mapping.host_port.to_string();
+        let destination = SocketAddr::new(net.addr(), mapping.container_port).to_string();
+        let protocol = rules::protocol_name(mapping.protocol);
+        table.has(&chain, |line| {
+            line.value("-p") == Some(protocol)
+                && line.value("--dport") == Some(&host_port)
+                && line.value("--to-destination") == Some(&destination)
+        })
+    };
+    let mut wanted = plan.mappings.iter().filter(|mapping| mapping.host_address(v6).is_ok());
+    Ok(table.has(DNAT, |line| line.target() == Some(&chain)) && wanted.all(is_mapped))
+}
+
 pub(super) fn gc(rules_of: &RuleSet, network: &str, valid: &[Attachment]) {
     let (network, valid) = Kept::new(network, valid).into_owned();
+    rules_of.afterwards({
+        let (network, valid) = (network.clone(), valid.clone());
+        move |_| legacy::remove_stale("nat", DNAT, "CNI-DN-", "dnat ", &Kept::new(&network, &valid))
+    });
     rules_of.plan(move |view| {
         let kept = Kept::new(&network, &valid);
         for v6 in [false, true] {

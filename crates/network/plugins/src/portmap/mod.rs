@@ -13,6 +13,7 @@ use outrigger_netlink::conntrack;
 use outrigger_netlink::nft::Handle;
 
 use crate::Session;
+use crate::rules::legacy::{self, Doomed, Table};
 use crate::rules::{Backend, Owner, RuleView, iptables as xt};
 use conditions::Conditions;
 
@@ -116,8 +117,10 @@ impl Plugin for Portmap<'_> {
               connections to the ports are forgotten. In `nftables`, a port that another container has is an error (11).",
         del: "removes the rules of the container's interface in both layouts, also those that other versions or the \
               original made; needs neither its namespace, nor `prevResult`, nor the mappings. Rules of the container's \
-              other interfaces in this network stay.",
-        check: "all rules of the container must be there, in either layout.",
+              other interfaces in this network stay. What the original made through iptables-legacy goes as well, by the \
+              tools of iptables-legacy, started only where the kernel has its tables.",
+        check: "all rules of the container must be there, in either layout, or as the original makes them through \
+                iptables-legacy.",
         gc: "removes the rules of attachments of this network that are not in the list, by their comments and marks.",
         status: "not ready (50) if the kernel takes no rules.",
         capabilities: &[("portMappings", "list of `{hostPort, containerPort, protocol, hostIP}`: what is mapped")],
@@ -150,7 +153,10 @@ impl Plugin for Portmap<'_> {
         let (ports, versions) =
             (udp_ports(&plan), addresses.iter().map(|net| net.addr().is_ipv6()).collect::<Vec<_>>());
         if !ports.is_empty() {
-            self.0.rules().afterwards(move |_| forget_connections(&ports, &versions));
+            self.0.rules().afterwards(move |_| {
+                forget_connections(&ports, &versions);
+                Ok(())
+            });
         }
         self.0.commit_rules()?;
         if plan.snat {
@@ -168,6 +174,11 @@ impl Plugin for Portmap<'_> {
         let (network, id, ifname) = (call.net.name.clone(), call.container_id.to_owned(), call.ifname.to_owned());
         let addresses: Vec<IpNet> =
             call.net.prev_result.as_ref().map_or_else(Vec::new, |prev| container_addresses(prev, call.ifname));
+        let legacy = iptables::chains(&network, &id).map(|(_, chain)| chain);
+        self.0.rules().afterwards(move |_| {
+            let is_doomed = |_: &Table, chain: &str| legacy.iter().any(|doomed| doomed == chain);
+            legacy::remove("nat", &Doomed { chains: &is_doomed, lines: &|_| false })
+        });
         self.0.rules().plan(move |view| {
             let owner = Owner { network: &network, container_id: &id, ifname: &ifname };
             iptables::del(view, owner)?;
@@ -192,6 +203,7 @@ impl Plugin for Portmap<'_> {
             // The container may be older than the choice of the back end.
             if let Err(error) = layout(backend)
                 && layout(backend.other()).is_err()
+                && !iptables::is_in_legacy(&plan, net)?
             {
                 return Err(error);
             }

@@ -18,6 +18,15 @@ pub(crate) const UDP: u8 = 17;
 /// SCTP.
 pub(crate) const SCTP: u8 = 132;
 
+/// The name of a protocol, as iptables prints it.
+pub(crate) fn protocol_name(protocol: u8) -> &'static str {
+    match protocol {
+        TCP => "tcp",
+        UDP => "udp",
+        _ => "sctp",
+    }
+}
+
 /// The table `nat` of an IP version.
 pub(crate) fn nat(v6: bool) -> TableRef<'static> {
     TableRef::new(Family::ip(v6), "nat")

@@ -13,6 +13,7 @@ use outrigger_netlink::nft::{
 };
 
 use super::iptables::{self, Spec, nat};
+use super::legacy::{self, Doomed, Line};
 use super::own::{self, TABLE};
 use super::{Backend, Kept, Owner, RuleSet, RuleView, chain_name};
 
@@ -60,6 +61,9 @@ pub fn add(rules: &RuleSet, backend: Option<&str>, owner: Owner<'_>, ips: &[IpCo
 /// faster where they are known; they may be missing.
 pub fn del(rules: &RuleSet, owner: Owner<'_>, ips: &[IpConfig]) {
     let nets = nets(ips);
+    let legacy = chain_name("", owner.network, owner.container_id);
+    rules
+        .afterwards(move |_| legacy::remove("nat", &Doomed { chains: &|_, chain| chain == legacy, lines: &|_| false }));
     let owner = Saved::new(owner);
     rules.plan(move |view| {
         let owner = owner.borrow();
@@ -88,7 +92,7 @@ pub fn check(handle: &Handle, backend: Option<&str>, owner: Owner<'_>, ips: &[Ip
                     Backend::Nftables => is_in_own(&mut view, net, owner)?,
                 };
         }
-        if !there {
+        if !there && !is_in_legacy(net, owner)? {
             return Err(Error::internal(format!(
                 "the rules that masquerade {} in layout {backend} are missing: delete the container and add it again",
                 net.addr()
@@ -113,9 +117,22 @@ fn is_in_own(view: &mut RuleView<'_>, net: IpNet, owner: Owner<'_>) -> Result<bo
     Ok(mine || has_original(view, &key)?)
 }
 
+/// Whether the original made the rules through iptables-legacy.
+fn is_in_legacy(net: IpNet, owner: Owner<'_>) -> Result<bool, Error> {
+    let Some(table) = legacy::table(is_v6(&net), "nat")? else { return Ok(false) };
+    let chain = chain_name("", owner.network, owner.container_id);
+    let source = iptables::host(net.addr()).to_string();
+    let leads = |line: &Line| line.target() == Some(&chain) && line.value("-s") == Some(&source);
+    Ok(table.has(POSTROUTING, leads) && table.has(&chain, |line| line.target() == Some("MASQUERADE")))
+}
+
 /// Plans the removal of what belongs to a network and to none of the attachments, in both layouts.
 pub fn gc(rules: &RuleSet, network: &str, valid: &[Attachment]) {
     let (network, valid) = Kept::new(network, valid).into_owned();
+    rules.afterwards({
+        let (network, valid) = (network.clone(), valid.clone());
+        move |_| legacy::remove_stale("nat", POSTROUTING, "CNI-", "", &Kept::new(&network, &valid))
+    });
     rules.plan(move |view| {
         let kept = Kept::new(&network, &valid);
         for v6 in [false, true] {

@@ -5,6 +5,7 @@
 //! `inet outrigger_cni`, with sets and maps keyed by address or port, in which nothing gets slower with more containers.
 
 pub mod iptables;
+pub(crate) mod legacy;
 pub mod macspoof;
 pub mod masquerade;
 pub(crate) mod own;

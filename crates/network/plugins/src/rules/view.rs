@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use outrigger_cni_sdk::{Code, Error, Step as _};
+use outrigger_cni_sdk::{Code, Error, Errors, Step as _};
 use outrigger_netlink::nft::{
     BaseChain, Batch, Chain, Element, Family, Handle, Key, NewElement, NewRule, NewSet, RawRule, Rule, TableRef,
     is_race,
@@ -18,7 +18,7 @@ const RACE_ATTEMPTS: u32 = 200;
 /// How often if the kernel misses, or has already, what the plan relies on: that may last.
 const STATE_ATTEMPTS: u32 = 8;
 
-type Action = Box<dyn Fn(&[Rule])>;
+type Action = Box<dyn Fn(&[Rule]) -> Result<(), Error>>;
 type Planner = Box<dyn Fn(&mut RuleView<'_>) -> Result<(), Error>>;
 
 /// Plans that are to be committed together.
@@ -35,7 +35,8 @@ impl RuleSet {
     }
 
     /// Has something done once the plans are in force, with those of the rules made that ask for it ([`NewRule::echo`]).
-    pub fn afterwards(&self, action: impl Fn(&[Rule]) + 'static) {
+    /// Its error is one of the commit's, but keeps no other action from being done.
+    pub fn afterwards(&self, action: impl Fn(&[Rule]) -> Result<(), Error> + 'static) {
         self.afterwards.borrow_mut().push(Box::new(action));
     }
 
@@ -69,10 +70,11 @@ impl RuleSet {
             planned?;
             let error = match handle.commit(view.batch) {
                 Ok(made) => {
+                    let mut errors = Errors::new();
                     for action in afterwards {
-                        action(&made);
+                        errors.push(action(&made));
                     }
-                    return Ok(());
+                    return errors.finish();
                 }
                 Err(error) => error,
             };
