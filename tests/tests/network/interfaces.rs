@@ -369,6 +369,55 @@ fn stray_devices_get_their_names_back() {
     assert!(host.container_sh("a", "ip link show eth0").is_ok());
 }
 
+/// The same for devices that are not configured by their names; and the note that ADD makes is the name on the host.
+#[test]
+fn strays_are_found_by_any_key() {
+    if !can_run("strays_are_found_by_any_key") {
+        return;
+    }
+    let ours = Plugins::install().unwrap();
+    let host = scene().unwrap();
+    let mut config = network(&json!({"type": "host-device", "hwaddr": "02:00:00:00:00:11"}), &[]);
+    let stray = |name: &str| {
+        host.sh(&format!("ip link set up1 down; ip link set up1 name {name} alias up1")).unwrap();
+    };
+    let is_back = || {
+        let shown = host.sh("ip link show up1").unwrap();
+        assert!(!shown.contains("alias"), "{shown}");
+    };
+    for name in ["eth0", "dev0"] {
+        stray(name);
+        call(&host, ours.dir(), "DEL", "/run/netns/vanished", &config).unwrap().ok().unwrap();
+        is_back();
+        stray(name);
+        call(&host, ours.dir(), "ADD", "/run/netns/a", &config).unwrap().ok().unwrap();
+        call(&host, ours.dir(), "DEL", "/run/netns/a", &config).unwrap().ok().unwrap();
+        is_back();
+    }
+    config["cniVersion"] = "1.1.0".into();
+    config["cni.dev/valid-attachments"] = json!([]);
+    for keys in [config.clone(), with_device(&config)] {
+        stray("net7");
+        call(&host, ours.dir(), "GC", "", &keys).unwrap().ok().unwrap();
+        is_back();
+    }
+    // What is in use with an administrator's note keeps its name.
+    host.sh("ip link set up1 down; ip link set up1 name eth0 alias uplink; ip link set eth0 up").unwrap();
+    for (command, netns) in
+        [("DEL", "/run/netns/vanished"), ("GC", ""), ("ADD", "/run/netns/a"), ("DEL", "/run/netns/a")]
+    {
+        call(&host, ours.dir(), command, netns, &config).unwrap().ok().unwrap();
+    }
+    host.sh("ip link show eth0").unwrap();
+}
+
+fn with_device(config: &Value) -> Value {
+    let mut config = config.clone();
+    config["hwaddr"] = Value::Null;
+    config["device"] = "up1".into();
+    config
+}
+
 /// CHECK sees what others changed; STATUS and GC say what is.
 #[test]
 fn check_status_and_gc() {

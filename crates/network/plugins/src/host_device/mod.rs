@@ -1,8 +1,11 @@
 //! `host-device`: moves an interface of the host into the container, and back.
 
 mod find;
+mod stray;
 
-use outrigger_cni_sdk::{AddResult, Attachment, Call, Documentation, Error, Interface, Ipam, Plugin, Step as _, conf};
+use outrigger_cni_sdk::{
+    AddResult, Attachment, Call, Documentation, Error, Errors, Interface, Ipam, Plugin, Step as _, conf,
+};
 use outrigger_netlink::NetNs;
 use outrigger_netlink::route::{Handle, Link, LinkChange, check_link_name};
 
@@ -45,6 +48,8 @@ impl Plugin for HostDevice<'_> {
         }
         let host = self.0.host()?;
         let home = NetNs::current().step("open the host's network namespace")?;
+        // The name that is noted must be its own, not one that it had in a container.
+        stray::rename(host, &device, Some(call.ifname))?;
         let found = find::link(host, &device)?;
         let mut undo = Undo::default();
         let link = move_in(host, &home, &container, &found, call.ifname)?;
@@ -73,7 +78,12 @@ impl Plugin for HostDevice<'_> {
     }
 
     fn gc(&self, call: &Call<'_, HostDeviceConf>, valid: &[Attachment]) -> Result<(), Error> {
-        inside::gc(call, valid)
+        let mut errors = Errors::new();
+        errors.push(inside::gc(call, valid));
+        if let Ok(device) = find::device(call) {
+            errors.push(self.0.host().and_then(|host| stray::rename(host, &device, None)));
+        }
+        errors.finish()
     }
 
     fn status(&self, call: &Call<'_, HostDeviceConf>) -> Result<(), Error> {
@@ -98,7 +108,9 @@ impl HostDevice<'_> {
     fn give_back(&self, call: &Call<'_, HostDeviceConf>) -> Result<(), Error> {
         let host = self.0.host()?;
         let Some(container) = self.0.container_if_any(call.netns)? else {
-            return find_stray(host, &call.conf.device, call.ifname);
+            // Without a device that can be found there is none to be named.
+            let Ok(device) = find::device(call) else { return Ok(()) };
+            return stray::rename(host, &device, Some(call.ifname));
         };
         let Some(link) = container.route.find_link(call.ifname).step(format_args!("look for {}", call.ifname))? else {
             return Ok(());
@@ -117,26 +129,6 @@ impl HostDevice<'_> {
         container.route.set_link(link.index, &back).step(format_args!("move {} to the host as {name}", link.name))?;
         forget(host, &name)
     }
-}
-
-/// When a namespace ends, the kernel gives its hardware back to the host, under the name that it had in the container.
-/// With the old name as its note it can be told, and gets that name again.
-fn find_stray(host: &Handle, device: &str, ifname: &str) -> Result<(), Error> {
-    if device.is_empty() || host.find_link(device).step(format_args!("look for {device}"))?.is_some() {
-        return Ok(());
-    }
-    let links = host.links().step("list the links of the host")?;
-    // A name that is taken on the host becomes `dev` and a number.
-    let stray = links
-        .into_iter()
-        .find(|link| link.alias.as_deref() == Some(device) && (link.name == ifname || link.name.starts_with("dev")));
-    let Some(link) = stray else { return Ok(()) };
-    let down = LinkChange { up: Some(false), ..LinkChange::default() };
-    let renamed = LinkChange { name: Some(device), ..LinkChange::default() };
-    let mut batch = host.batch();
-    batch.set_link(link.index, &down).set_link(link.index, &renamed);
-    batch.commit().step(format_args!("give {} its name {device} again", link.name))?;
-    forget(host, device)
 }
 
 fn forget(host: &Handle, name: &str) -> Result<(), Error> {
@@ -185,12 +177,14 @@ const DOC: Documentation = Documentation {
     add: "Finds the interface, notes its name as its alias, and moves it into the container as `CNI_IFNAME`; asks `ipam` \
           for addresses and puts them and the routes on it. Without `ipam` it is brought up and nothing more. If a step \
           fails, the interface goes back as it was and the addresses are given back.",
-    del: "Gives the addresses back, also without a network namespace; moves the interface back and gives it the name in its \
-          alias. If the namespace is gone, and with it the name of hardware that the kernel gave back, it gets the name \
-          `device` again. The interface stays down.",
+    del: "Moves the interface back and gives it the name in its alias, then gives the addresses back, also without a network \
+          namespace; with dhcp the other way around. If the namespace is gone, and with it the name of hardware that the \
+          kernel gave back, it gets its name again, by whichever key it is found; the next ADD does that too. The interface \
+          stays down.",
     check: "Looks whether the interface is in the container with the MAC address, the addresses and the routes of the \
             previous result; asks `ipam`.",
-    gc: "Asks `ipam`. The kernel gave interfaces back to the host with the end of their network namespace.",
+    gc: "Asks `ipam`. Gives an interface that came back with the end of its network namespace its name again, as DEL. While \
+         that lives on, the interface stays, though its address may be given to others.",
     status: "Asks `ipam`.",
     capabilities: &[("deviceID", "PCI address or name of an auxiliary device, instead of `pciBusID`.")],
     args: &[],
