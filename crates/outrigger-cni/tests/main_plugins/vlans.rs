@@ -98,6 +98,12 @@ fn on_this_kernel() {
     // The same network on another VLAN does not reach it without a router.
     host.container_sh("b", "ip addr add 10.26.0.77/24 dev eth0; ping -c1 -W1 -I 10.26.0.77 10.26.0.2").unwrap_err();
     Attachment::new("a").after(&host, ours(), "CHECK", &one, &first).unwrap();
+    // What a killed ADD left of a gateway's interface is finished: a pair whose port is in no VLAN, one end down.
+    Attachment::new("a").after(&host, ours(), "DEL", &one, &first).unwrap();
+    host.sh("ip link del cni0.100; ip link add p100 master cni0 up type veth peer name cni0.100").unwrap();
+    Attachment::new("a").add(&host, ours(), &one).unwrap();
+    assert_eq!(vlans(&host, "p100"), "100 PVID Egress Untagged");
+    host.container_sh("a", "ping -c1 -W5 10.26.0.1").unwrap();
 }
 
 /// Runs the test above in a guest with another kernel, unless this kernel will do.

@@ -145,25 +145,33 @@ pub(super) fn wait_until_forwarding(host: &Handle, port: &Link) -> Result<(), Er
 pub(super) fn ensure_vlan_gateway(host: &Handle, bridge: &Link, id: u16, conf: &BridgeConf) -> Result<Link, Error> {
     let name = format!("{}.{id}", bridge.name);
     let find = || host.find_link(&name).step(format_args!("look for {name}"));
-    if let Some(link) = find()? {
-        return Ok(link);
-    }
-    let wanted =
-        veth::Wanted { ifname: &name, mtu: Some(bridge.mtu), mac: None, master: Some(bridge.index), alias: None };
-    let port = match veth::create_on_host(host, &wanted) {
-        Ok(port) => port,
-        // Another ADD may have been faster.
-        Err(error) => return find()?.ok_or(error),
-    };
-    let vlans = Vlans { id: Some(id), filtering: true, leave_default: !conf.preserve_default_vlan, tagged: Vec::new() };
-    let finish = || {
-        set_port(host, &port, bridge, &BridgeConf::default(), &vlans)?;
+    // Bringing it up is the last step.
+    let finish = |port: &Link| {
+        let vlans =
+            Vlans { id: Some(id), filtering: true, leave_default: !conf.preserve_default_vlan, tagged: Vec::new() };
+        set_port(host, port, bridge, &BridgeConf::default(), &vlans)?;
         host.set_link(&name, &LinkChange { up: Some(true), ..LinkChange::default() })
             .step(format_args!("bring {name} up"))?;
         host.link(&name).step(format_args!("look for {name}"))
     };
-    // The next ADD would take half of it for the whole.
-    finish().inspect_err(|_| drop(host.delete_link(port.index)))
+    if let Some(link) = find()? {
+        if link.is_up() || link.kind.as_deref() != Some("veth") {
+            return Ok(link);
+        }
+        // Another ADD was killed, or is right behind with the same.
+        let port = link.parent.map(|port| host.find_link(port)).transpose().step(format_args!("look at {name}"))?;
+        return match port.flatten().filter(|port| port.master == Some(bridge.index)) {
+            Some(port) => finish(&port),
+            None => Ok(link),
+        };
+    }
+    let wanted =
+        veth::Wanted { ifname: &name, mtu: Some(bridge.mtu), mac: None, master: Some(bridge.index), alias: None };
+    match veth::create_on_host(host, &wanted) {
+        Ok(port) => finish(&port).inspect_err(|_| drop(host.delete_link(port.index))),
+        // Another ADD may have been faster.
+        Err(error) => find()?.ok_or(error),
+    }
 }
 
 /// Gives the bridge the gateway's address, unless it has it. One that overlaps with it is in the way: `forceAddress`
