@@ -8,7 +8,7 @@ use outrigger_netlink::route::{Handle, Link, Route, Scope};
 
 use crate::attach::sysctl::{self, Settings};
 use crate::attach::undo::Undo;
-use crate::attach::{configure, mac_text, mark, previous_ips, teardown, verify, veth};
+use crate::attach::{configure, configured_dns, mac_text, mark, previous_ips, teardown, verify, veth};
 use crate::rules::masquerade;
 use crate::session::{Container, Session};
 
@@ -83,8 +83,8 @@ impl Plugin for Ptp<'_> {
             Interface::new(&pair.host.name, mac_text(&pair.host), ""),
             Interface::new(call.ifname, mac_text(&pair.container), netns.to_string_lossy()),
         ];
-        if !call.net.dns.is_empty() {
-            result.dns = call.net.dns.clone();
+        if let Some(dns) = configured_dns(call) {
+            result.dns = dns;
         }
         undo.keep();
         lease.keep();

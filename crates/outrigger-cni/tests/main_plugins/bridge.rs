@@ -98,6 +98,14 @@ fn versions() {
 fn name_servers() {
     let dns = json!({ "nameservers": ["10.1.1.1"], "search": ["example.org"] });
     as_the_original(json!({ "dns": dns, "ipam": ipam(&[V4], &[]) }));
+    // An empty list sets them to none, whatever ipam says.
+    if !root() {
+        return;
+    }
+    let mut ipam = ipam(&[V4], &[]);
+    ipam["resolvConf"] = "/run/resolv.conf".into();
+    let config = bridge(json!({ "dns": { "nameservers": [] }, "ipam": ipam }));
+    compare("echo 'nameserver 10.9.9.9' >/run/resolv.conf", &Attachment::new("a"), &config).unwrap();
 }
 
 #[test]

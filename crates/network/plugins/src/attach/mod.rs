@@ -9,9 +9,10 @@ pub(crate) mod undo;
 pub(crate) mod verify;
 pub(crate) mod veth;
 
-use outrigger_cni_sdk::{Call, Code, Conf, Error, IpConfig, Step as _};
+use outrigger_cni_sdk::{Call, Code, Conf, Dns, Error, IpConfig, Map, Step as _, conf};
 use outrigger_netlink::route::{Handle, Link, check_link_name};
 use outrigger_netlink::{self as netlink, MacAddr};
+use serde_json::Value;
 
 pub(crate) use self::mark::Mark;
 
@@ -52,6 +53,16 @@ pub(crate) fn interface_name(key: &str, name: &str) -> Result<(), Error> {
 /// The addresses of the previous result, if there is one.
 pub(crate) fn previous_ips<'a, C>(call: &Call<'a, C>) -> &'a [IpConfig] {
     call.net.prev_result.as_ref().map(|result| result.ips.as_slice()).unwrap_or_default()
+}
+
+/// The name service of the configuration, if one is set there; else that of the IPAM plugin counts. As with the originals an
+/// empty list sets it too, to none.
+pub(crate) fn configured_dns<C>(call: &Call<'_, C>) -> Option<Dns> {
+    let object = conf::lookup(call.config(), "dns").and_then(Value::as_object);
+    let is_list = |dns: &Map, key: &str| conf::lookup(dns, key).is_some_and(Value::is_array);
+    let has_list = |dns: &Map| ["nameservers", "search", "options"].iter().any(|key| is_list(dns, key));
+    let set = !call.net.dns.is_empty() || object.is_some_and(has_list);
+    set.then(|| call.net.dns.clone())
 }
 
 /// The MAC address that is asked for: by the capability `mac`, else by `args.cni.mac`, else by `MAC` in `CNI_ARGS`.

@@ -15,7 +15,9 @@ pub use self::conf::BridgeConf;
 use self::vlan::Vlans;
 use crate::attach::sysctl::{self, Settings};
 use crate::attach::undo::Undo;
-use crate::attach::{configure, interface_name, mac_text, mark, previous_ips, requested_mac, teardown, veth};
+use crate::attach::{
+    configure, configured_dns, interface_name, mac_text, mark, previous_ips, requested_mac, teardown, veth,
+};
 use crate::rules::{macspoof, masquerade};
 use crate::session::Session;
 
@@ -113,8 +115,8 @@ impl Plugin for Bridge<'_> {
             Interface::new(call.ifname, mac_text(&pair.container), netns.to_string_lossy()),
         ];
         result.interfaces.extend(gateway_interface);
-        if !call.net.dns.is_empty() {
-            result.dns = call.net.dns.clone();
+        if let Some(dns) = configured_dns(call) {
+            result.dns = dns;
         }
         undo.keep();
         lease.map(Lease::keep);
