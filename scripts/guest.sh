@@ -89,7 +89,8 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/net
 mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /tmp
+# Not over a FILE that lies there.
+[ -n "$(ls -A /tmp)" ] || mount -t tmpfs tmpfs /tmp
 ip link set lo up
 # The console keeps the kernel's messages; the second serial line carries the command's.
 stty -F /dev/ttyS1 raw -echo
