@@ -44,7 +44,7 @@ fn under_another_kernel() {
         }
     }
     let mut command = Command::new(project().join("scripts/guest.sh"));
-    command.args(["-t", "240"]);
+    command.args(["-t", "480"]);
     let mut add = |from: &Path, to: &str| {
         command.arg("-f").arg(format!("{}={to}", from.display()));
     };
